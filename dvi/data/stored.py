@@ -1,0 +1,148 @@
+"""Readers of arrays in a store. They travel as a reference to it, and every worker reads for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import zarr
+from zarr.errors import ChunkNotFoundError
+
+from dvi.data import unwrap
+from dvi.data.chunks import check_rows, virtual_chunks, without_secrets
+from dvi.errors import DataError, StoreError, StoreNotFoundError
+from dvi.types import AnyArray, Reader
+
+if TYPE_CHECKING:
+    import xarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ZarrReader:
+    """Rows of a Zarr array, read straight from its store through Zarr's fused codec pipeline.
+
+    Parameters
+    ----------
+    array
+        Opened by `unwrap.strict`: a chunk that is not there is an error.
+    fill
+        Whether missing chunks read as the array's fill value after all.
+    """
+
+    array: zarr.Array[Any]
+    fill: bool = False
+    in_memory: ClassVar[bool] = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.array.dtype).newbyteorder("=")
+
+    @property
+    def chunk_rows(self) -> tuple[int, ...]:
+        return self.array.read_chunk_sizes[0]
+
+    @property
+    def label(self) -> str:
+        return label_of(self.array)
+
+    def read(self, start: int, stop: int) -> AnyArray:
+        check_rows(start, stop, self)
+        with _explained(self, start, stop):
+            try:
+                slab = unwrap.read_rows(self.array, start, stop)
+            except ChunkNotFoundError as error:
+                _check_may_fill(self.array, self.fill, error)
+                slab = unwrap.read_rows(unwrap.filling(self.array), start, stop)
+            return np.ascontiguousarray(slab, dtype=self.dtype)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class XarrayReader:
+    """Rows of a lazy xarray variable that is not simply one stored array: some rows of it, or values to be decoded.
+
+    Parameters
+    ----------
+    variable
+        Without data; a Zarr chunk that is not there is an error.
+    filling
+        The same variable, to be read where chunks are missing if they may be.
+    stored
+        The Zarr array behind it, if that is where it is.
+    stored_rows
+        Lengths of the stored chunks, if they are known.
+    """
+
+    variable: xarray.Variable = field(repr=False)
+    filling: xarray.Variable | None = field(default=None, repr=False)
+    stored: zarr.Array[Any] | None = field(default=None, repr=False)
+    stored_rows: tuple[int, ...] | None = field(default=None, repr=False)
+    in_memory: ClassVar[bool] = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.variable.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = np.dtype(self.variable.dtype)
+        return dtype.newbyteorder("=")
+
+    @property
+    def chunk_rows(self) -> tuple[int, ...]:
+        return self.stored_rows or virtual_chunks(self.shape, self.dtype)
+
+    @property
+    def label(self) -> str:
+        return "xarray" if self.stored is None else f"{label_of(self.stored)} through xarray"
+
+    def read(self, start: int, stop: int) -> AnyArray:
+        check_rows(start, stop, self)
+        with _explained(self, start, stop):
+            try:
+                slab = self.variable[start:stop].values
+            except ChunkNotFoundError as error:
+                _check_may_fill(self.stored, self.filling is not None, error)
+                slab = (self.filling or self.variable)[start:stop].values
+            return np.ascontiguousarray(slab, dtype=self.dtype)
+
+
+def label_of(array: zarr.Array[Any]) -> str:
+    """Where a Zarr array is, for people and without secrets."""
+    return without_secrets(unwrap.location(array))
+
+
+def _check_may_fill(array: zarr.Array[Any] | None, fill: bool, error: ChunkNotFoundError) -> None:
+    """Refuse to fill missing chunks unless that was allowed and the array itself can be seen from this process."""
+    if array is not None and not unwrap.is_visible(array):
+        raise StoreNotFoundError(
+            f"{label_of(array)} was not found by this process. Put it where every worker can read it: on a shared file "
+            "system or in an object store."
+        ) from error
+    if not fill:
+        raise error
+
+
+@contextmanager
+def _explained(array: Reader, start: int, stop: int) -> Iterator[None]:
+    """Say which rows of which array could not be read, and what to do."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except ChunkNotFoundError as error:
+        raise DataError(
+            f"{array.label} lacks chunks among its rows {start} to {stop}: {error}. Write the array again, or allow "
+            "missing chunks with dvi.data.readers.reader(array, missing='fill')."
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StoreError(
+            f"Rows {start} to {stop} of {array.label} cannot be read: {type(error).__name__}: {error}. "
+            "The store is damaged or out of reach: try reading it with Zarr alone, or write it again."
+        ) from error

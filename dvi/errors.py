@@ -1,0 +1,65 @@
+"""The exceptions and warnings that dvi raises.
+
+::
+
+    DviError
+    ├── ArgumentError (ValueError)            a value that is not allowed
+    │   ├── ArgumentTypeError (TypeError)     ... because of its type
+    │   ├── ModelError                        a model that cannot be split into prior and data terms
+    │   └── DataError                         arrays that cannot be streamed
+    │       └── NonFiniteError                NaN or inf, in the data or in the likelihood
+    ├── StoreError (OSError)                  a store that cannot be read or written
+    │   ├── StoreNotFoundError (FileNotFoundError)
+    │   └── StoreExistsError (FileExistsError)
+    └── ClusterError (RuntimeError)           workers that went away and did not come back
+
+    DviWarning (UserWarning)                  something that is allowed and probably not meant
+
+Every message states what was given, what is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+
+class DviError(Exception):
+    """Base of every exception that dvi raises on purpose."""
+
+
+class ArgumentError(DviError, ValueError):
+    """A value that is not allowed."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """A value whose type is not allowed."""
+
+
+class ModelError(ArgumentError):
+    """A model that cannot be split into a prior term and data terms."""
+
+
+class DataError(ArgumentError):
+    """Arrays that cannot be streamed."""
+
+
+class NonFiniteError(DataError):
+    """NaN or infinity, in the data or in what the likelihood returned."""
+
+
+class StoreError(DviError, OSError):
+    """A store that cannot be read or written."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """A store that does not exist."""
+
+
+class StoreExistsError(StoreError, FileExistsError):
+    """A store that exists already and would be overwritten."""
+
+
+class ClusterError(DviError, RuntimeError):
+    """Workers that went away and did not come back."""
+
+
+class DviWarning(UserWarning):
+    """Something that is allowed and probably not meant."""

@@ -1,0 +1,347 @@
+"""A parameter server and lane hosts as Dask actors. The only file that imports distributed.
+
+The client makes one :class:`LaneHost` on every worker and one :class:`ParameterServer`, gives lanes to hosts, and asks
+the server for blocks of steps. The server asks the hosts directly, so no step is a task. Whatever is lost, the client
+makes again from the last state it holds, and the same steps give the same bits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+import numpy as np
+from distributed import Actor, Client, Future, default_client, get_worker
+
+from dvi.errors import ClusterError, DviError
+from dvi.execution.lane import Problem, tune_allocator
+from dvi.execution.threads import ThreadsExecutor
+from dvi.execution.tree import Node, assign, combine, height
+from dvi.types import Evaluation, FloatArray, R, Report, Round, State, T, Training
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 600.0  # to compile and to read the first rows
+STEP_SECONDS = 30.0  # after which a host that does not answer is given up
+HEAL_SECONDS = 60.0  # to wait for a worker when none is left
+_LOOK_SECONDS = 1.0  # between looks for workers that joined
+_LOST = (OSError, RuntimeError, asyncio.TimeoutError, TimeoutError)
+
+
+class LaneHost:
+    """Evaluates the lanes it was given, with the threads of its worker. Lives on a worker."""
+
+    def __init__(self, problem: bytes) -> None:
+        tune_allocator()
+        self._problem: Problem = cloudpickle.loads(problem)
+        self._executor: ThreadsExecutor | None = None
+        self._leaves = range(0)
+
+    def prepare(self, leaves: range, Z: FloatArray, pieces: dict[int, dict[int, Any]]) -> None:
+        """Compile, take over lanes, and try the likelihood on their first rows.
+
+        Parameters
+        ----------
+        leaves : range
+        Z : array, shape (S, d)
+        pieces : dict
+            Rows of arrays that only the client holds, by term and chunk.
+        """
+        if self._executor is None:
+            self._executor = ThreadsExecutor(self._problem, max(1, get_worker().state.nthreads))
+        evaluator = self._executor.evaluator
+        for term, chunks in pieces.items():
+            owned = {c: {n: np.array(a) for n, a in arrays.items()} for c, arrays in chunks.items()}
+            evaluator.use(term, self._problem.terms[term].source.with_pieces(owned))
+        evaluator.drop(set(self._leaves) - set(leaves))
+        self._leaves = leaves
+        self._executor.check(Round(0, np.array(Z)), leaves)
+
+    def evaluate(self, step: int, Z: FloatArray) -> _Message:
+        """Complete subtrees of this host's lanes."""
+        assert self._executor is not None
+        return _Message.pack(self._executor.partial(Round(step, np.array(Z)), self._leaves))
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._executor is not None:
+            self._executor.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """Evaluations of several nodes of the tree as one array."""
+
+    nodes: tuple[Node, ...]
+    n_rows: tuple[int, ...]
+    packed: FloatArray  # (nodes, S, 1 + d)
+
+    @classmethod
+    def pack(cls, evaluations: dict[Node, Evaluation]) -> _Message:
+        packed = np.stack([np.column_stack([e.loglik, e.score]) for e in evaluations.values()])
+        return cls(tuple(evaluations), tuple(e.n_rows for e in evaluations.values()), packed)
+
+    def unpack(self) -> dict[Node, Evaluation]:
+        return {
+            node: Evaluation(self.packed[i, :, 0], self.packed[i, :, 1:], n)
+            for i, (node, n) in enumerate(zip(self.nodes, self.n_rows, strict=True))
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """What the server returns for a block of steps; ``lost`` hosts ended it early."""
+
+    report: Report
+    lost: tuple[str, ...]
+
+
+class ParameterServer:
+    """Owns the state of a training, asks hosts for evaluations and applies them. Lives on a worker."""
+
+    def __init__(self, training: bytes, n_leaves: int) -> None:
+        self._training: Training = cloudpickle.loads(training)
+        self._n_leaves = n_leaves
+        self._state: State | None = None
+
+    def prepare(self) -> None:
+        """Compile the prior term."""
+        self._training.prepare()
+
+    async def run(self, state: State | None, step: int, hosts: dict[str, Actor], n_steps: int) -> _Block:
+        """Run up to ``n_steps`` steps from ``state``, or from the server's own state, which is at ``step``."""
+        self._state = state if state is not None else self._state
+        if self._state is None or self._state.step != step:
+            raise RuntimeError(f"the server is not at step {step}")
+        elbos: list[float] = []
+        n_rows, lost = 0, ()
+        while len(elbos) < n_steps and not lost:
+            evaluation, lost = await self._ask(self._training.round(self._state), hosts)
+            if evaluation is not None:
+                self._state, info = self._training.apply(self._state, evaluation)
+                elbos.append(info.elbo)
+                n_rows += info.n_rows
+        return _Block(Report(self._state, np.array(elbos), n_rows), lost)
+
+    async def _ask(self, round: Round, hosts: dict[str, Actor]) -> tuple[Evaluation | None, tuple[str, ...]]:
+        answers = await asyncio.gather(
+            *(_within(STEP_SECONDS, lambda h=host: h.evaluate(round.step, round.Z)) for host in hosts.values()),
+            return_exceptions=True,
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException) and (isinstance(answer, DviError) or not isinstance(answer, _LOST)):
+                raise answer
+        lost = tuple(a for a, x in zip(hosts, answers, strict=True) if isinstance(x, BaseException))
+        if lost:
+            return None, lost
+        nodes: dict[Node, Evaluation] = {}
+        for answer in answers:
+            nodes |= answer.unpack()  # type: ignore[union-attr]
+        return combine(nodes, self._n_leaves)[height(self._n_leaves), 0], ()
+
+
+async def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """Await an actor call for a bounded time; a call to an actor that is gone raises here too."""
+    return await asyncio.wait_for(_awaited(call), seconds)
+
+
+async def _awaited(call: Callable[[], Any]) -> Any:
+    return await call()
+
+
+@dataclass(slots=True)
+class _Placed:
+    """An actor, the future that keeps it alive, and the worker it is on."""
+
+    address: str
+    future: Future
+    actor: Actor
+    leaves: range = range(0)
+
+
+class ClusterDriver:
+    """Steps of a training on the workers of a Dask cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    training : Training
+    problem : Problem
+    """
+
+    def __init__(self, client: Client, training: Training, problem: Problem) -> None:
+        if client.asynchronous:
+            raise ClusterError("the Dask client is asynchronous; give fit() one made without asynchronous=True")
+        self._client = client
+        self._training_bytes = cloudpickle.dumps(training)
+        self._training = training
+        self._problem = problem
+        self._problem_bytes = cloudpickle.dumps(problem)
+        self._hosts: dict[str, _Placed] = {}
+        self._server: _Placed | None = None
+        self._at: int | None = None  # step of the server's own state
+        self._looked = 0.0
+
+    @property
+    def n_hosts(self) -> int:
+        return len(self._hosts)
+
+    def check(self, state: State) -> None:
+        """Place actors, compile, and try the likelihood on the first rows."""
+        self._place(state)
+
+    def advance(self, state: State, n_steps: int) -> Report:
+        """Run ``n_steps`` steps from a state, healing what is lost on the way."""
+        elbos: list[FloatArray] = []
+        n_rows, target = 0, state.step + n_steps
+        while state.step < target:
+            self._place(state)
+            block = self._run(state, target - state.step)
+            if block is None:
+                continue
+            state = block.report.state
+            elbos.append(block.report.elbos)
+            n_rows += block.report.n_rows
+            for address in block.lost:
+                logger.warning("the lane host on %s went away at step %d", address, state.step)
+                self._forget(address)
+        return Report(state, np.concatenate(elbos), n_rows)
+
+    def _run(self, state: State, n_steps: int) -> _Block | None:
+        """A block of steps from the server, or None if the server is lost."""
+        assert self._server is not None
+        sent = None if self._at == state.step else state
+        hosts = {address: placed.actor for address, placed in self._hosts.items() if len(placed.leaves)}
+        limit = START_SECONDS + n_steps * STEP_SECONDS
+        try:
+            block: _Block = self._server.actor.run(sent, state.step, hosts, n_steps).result(timeout=limit)
+        except DviError:
+            raise
+        except _LOST as error:
+            if self._server.future.status == "finished" and self._server.address in self._workers():
+                raise
+            logger.warning("the parameter server on %s went away at step %d: %s", self._server.address, state.step, error)
+            self._server, self._at = None, None
+            return None
+        self._at = block.report.state.step
+        return block
+
+    def _workers(self) -> dict[str, int]:
+        """Threads of every live worker by address."""
+        return {str(a): int(n) for a, n in sorted(self._client.nthreads().items())}
+
+    def _place(self, state: State) -> None:
+        """Make sure that every worker has a host with its share of lanes, and one the server."""
+        now = time.monotonic()
+        whole = self._server is not None and bool(self._hosts)
+        if whole and now - self._looked < _LOOK_SECONDS and not self._missing:
+            return
+        self._looked = now
+        workers = self._wait_for_workers()
+        for address in [a for a in self._hosts if a not in workers or self._hosts[a].future.status == "error"]:
+            self._forget(address)
+        if set(self._hosts) != set(workers) or self._missing:
+            self._settle(state, workers)
+        if self._server is None or self._server.address not in workers or self._server.future.status == "error":
+            self._start_server(next(iter(self._hosts)))
+
+    _missing = True  # whether lanes have to be given out again
+
+    def _wait_for_workers(self) -> dict[str, int]:
+        deadline = time.monotonic() + HEAL_SECONDS
+        while not (workers := self._workers()):
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"the Dask cluster at {self._client.scheduler.address} had no worker for {HEAL_SECONDS:.0f} s; "
+                    "start workers (cluster.scale(n)) and run the fit again, or resume it from a checkpoint"
+                )
+            time.sleep(0.1)
+        return workers
+
+    def _settle(self, state: State, workers: dict[str, int]) -> None:
+        """Give every worker a host and every host its lanes."""
+        fresh = {a: self._submit(LaneHost, a, self._problem_bytes) for a in workers if a not in self._hosts}
+        for address, future in fresh.items():
+            placed = self._placed(address, future)
+            if placed is not None:
+                self._hosts[address] = placed
+        Z = self._training.round(state).Z
+        runs = assign(len(self._problem.leaves), [workers[a] for a in self._hosts])
+        calls = {}
+        for placed, run in zip(self._hosts.values(), runs, strict=True):
+            placed.leaves = run
+            calls[placed.address] = placed.actor.prepare(run, Z, self._pieces(run))
+        self._missing = not self._hosts
+        for address, call in calls.items():
+            try:
+                call.result(timeout=START_SECONDS)
+            except DviError:
+                raise
+            except _LOST as error:
+                logger.warning("the lane host on %s could not start: %s", address, error)
+                self._forget(address)
+        if self._missing:
+            self._settle(state, self._wait_for_workers())
+
+    def _pieces(self, run: range) -> dict[int, dict[int, Any]]:
+        """Rows that only this process holds, for the chunks of some leaves."""
+        pieces: dict[int, dict[int, Any]] = {}
+        for i in run:
+            leaf = self._problem.leaves[i]
+            term = self._problem.terms[leaf.term]
+            if term.source.in_memory:
+                chunks = pieces.setdefault(leaf.term, {})
+                chunks.update({int(c): term.source.pieces(int(c)) for c in term.plan.chunks(leaf.lane)})
+        return pieces
+
+    def _start_server(self, address: str) -> None:
+        future = self._submit(ParameterServer, address, self._training_bytes, len(self._problem.leaves))
+        placed = self._placed(address, future)
+        if placed is not None:
+            placed.actor.prepare().result(timeout=START_SECONDS)
+        self._server, self._at = placed, None
+
+    def _submit(self, cls: type[Any], address: str, *arguments: Any) -> Future:
+        return self._client.submit(
+            cls, *arguments, actor=True, workers=[address], allow_other_workers=False, pure=False, retries=0
+        )
+
+    def _placed(self, address: str, future: Future) -> _Placed | None:
+        try:
+            return _Placed(address, future, future.result(timeout=START_SECONDS))
+        except DviError:
+            raise
+        except Exception as error:
+            logger.warning("no actor could be made on %s: %s", address, error)
+            return None
+
+    def _forget(self, address: str) -> None:
+        self._hosts.pop(address).future.release()
+        self._missing = True
+        if self._server is not None and self._server.address == address:
+            self._looked = 0.0
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
+        """Apply a pure function to every item on the workers, results in order."""
+        return list(self._client.gather(self._client.map(function, list(items), pure=False)))
+
+    def close(self) -> None:
+        """Release the actors."""
+        for placed in self._hosts.values():
+            placed.future.release()
+        if self._server is not None:
+            self._server.future.release()
+        self._hosts, self._server = {}, None
+
+
+def active_client() -> Client | None:
+    """The Dask client of this process, if there is one."""
+    try:
+        return default_client()
+    except ValueError:
+        return None

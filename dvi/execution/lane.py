@@ -1,0 +1,185 @@
+"""Plan, source and kernel together: evaluate a round for the rows of one lane. Identical everywhere."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from dvi.data.plan import Plan
+from dvi.data.source import Source
+from dvi.data.stream import Block, Stream
+from dvi.errors import ModelError, NonFiniteError
+from dvi.model.compile import CompiledKernel, Program, compile_kernel
+from dvi.types import AnyArray, Evaluation, FloatArray, Round
+
+
+@dataclass(frozen=True, eq=False)
+class LaneTerm:
+    """One data term as a host needs it: what to read, in which order, and what to compile. Picklable without data."""
+
+    names: tuple[str, ...]  # observed variables
+    source: Source
+    plan: Plan
+    program: Program
+
+
+class Leaf(NamedTuple):
+    """One lane of one term: a leaf of the summation tree."""
+
+    term: int
+    lane: int
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """All data terms of a fit."""
+
+    terms: tuple[LaneTerm, ...]
+    ndim: int
+
+    @property
+    def leaves(self) -> tuple[Leaf, ...]:
+        """Leaves of the summation tree in their fixed order."""
+        return tuple(Leaf(t, lane) for t, term in enumerate(self.terms) for lane in range(term.plan.lanes))
+
+    def empty(self, round: Round) -> Evaluation:
+        """The evaluation of no rows."""
+        return Evaluation(np.zeros(len(round.Z)), np.zeros(round.Z.shape), 0)
+
+
+class LaneEvaluator:
+    """Compiled kernels and open streams of a problem in one process. Owns nothing that cannot be made again.
+
+    Parameters
+    ----------
+    problem : Problem
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.leaves = problem.leaves
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="dvi-read")
+        self._streams = [Stream(term.source, term.plan, self._background) for term in problem.terms]
+        self._kernels = [_compile(term) for term in problem.terms]
+
+    def evaluate(self, leaf: int, round: Round) -> Evaluation:
+        """Weighted sums of log likelihood and score over the rows of one leaf at one step."""
+        term, lane = self.leaves[leaf]
+        kernel, plan = self._kernels[term], self.problem.terms[term].plan
+        loglik, score, n_rows = np.zeros(len(round.Z)), np.zeros(round.Z.shape), 0
+        for block in self._streams[term].blocks(round.step, lane):
+            value, gradient = kernel(round.Z, *block)
+            loglik += value
+            score += gradient
+            n_rows += len(block[0])
+        if not (np.isfinite(loglik).all() and np.isfinite(score).all()):
+            raise NonFiniteError(self._explain(term, lane, round))
+        weight = plan.weight(lane)
+        return Evaluation(weight * loglik, weight * score, n_rows)
+
+    def check_rows_independent(self, leaf: int, Z: FloatArray) -> None:
+        """Refuse a likelihood in which the value of a row depends on the other rows of its batch.
+
+        Its sum over a block differs from the sum over the two halves of the block.
+        """
+        term, lane = self.leaves[leaf]
+        block = tuple(array[:64] for array in next(self._streams[term].blocks(0, lane)))
+        n_rows, kernel = len(block[0]), self._kernels[term]
+        whole = kernel(Z, *block)[0]
+        halves = [kernel(Z, *(a[part] for a in block))[0] for part in (slice(n_rows // 2), slice(n_rows // 2, None))]
+        if n_rows < 2 or not np.isfinite([whole, *halves]).all():
+            return
+        size = np.abs(whole) + np.abs(halves[0]) + np.abs(halves[1])
+        if (np.abs(whole - halves[0] - halves[1]) > 1e-6 * size + 1e-9).any():
+            raise ModelError(
+                f"the likelihood of {', '.join(self.problem.terms[term].names)} is not a sum over rows: on {n_rows} rows "
+                f"it is {whole[0]:.10g}, on their two halves {halves[0][0] + halves[1][0]:.10g}; statistics of a batch "
+                "(a mean, a cumulative sum, a difference of neighbouring rows) have to be computed on the full data first"
+            )
+
+    def use(self, term: int, source: Source) -> None:
+        """Read a term from another view of the same source, for instance one with rows delivered to this process."""
+        stream = self._streams[term]
+        self._streams[term] = Stream(source, stream.plan, self._background)
+
+    def drop(self, leaves: set[int]) -> None:
+        """Forget the rows of leaves that are now read elsewhere."""
+        for t, stream in enumerate(self._streams):
+            stream.drop({self.leaves[i].lane for i in leaves if self.leaves[i].term == t})
+
+    def _explain(self, term: int, lane: int, round: Round) -> str:
+        """Find the first row whose log likelihood or score is not finite, and say where it is stored."""
+        named, kernel = self.problem.terms[term], self._kernels[term]
+        rows = named.plan.rows(round.step, lane)
+        position = 0
+        for block in self._streams[term].blocks(round.step, lane):
+            found = first_bad_row(kernel, round.Z, block)
+            if found is not None:
+                row = int(rows[position + found])
+                chunk = int(np.searchsorted(named.plan.starts, row, side="right")) - 1
+                values = ", ".join(
+                    f"{name}={_short(array[found])}" for name, array in zip(named.source.names, block, strict=True)
+                )
+                return (
+                    f"the log likelihood of {', '.join(named.names)} is not finite at step {round.step}: first at row "
+                    f"{row} in chunk {chunk}, where {values}; check that row, and priors that reach extreme values"
+                )
+            position += len(block[0])
+        return (
+            f"the log likelihood of {', '.join(named.names)} overflows in the sum over rows at step {round.step}; "
+            "rescale the data, or use priors that keep the parameters in range"
+        )
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._background.shutdown(wait=False, cancel_futures=True)
+
+
+def first_bad_row(kernel: CompiledKernel, Z: FloatArray, block: Block) -> int | None:
+    """Position of the first row of a block at which value or gradient is not finite, found by bisection."""
+
+    def bad(start: int, stop: int) -> bool:
+        value, gradient = kernel(Z, *(array[start:stop] for array in block))
+        return not (np.isfinite(value).all() and np.isfinite(gradient).all())
+
+    start, stop = 0, len(block[0])
+    if not bad(start, stop):
+        return None
+    while stop - start > 1:
+        middle = (start + stop) // 2
+        start, stop = (start, middle) if bad(start, middle) else (middle, stop)
+    return start
+
+
+def _short(value: AnyArray) -> str:
+    return np.array2string(np.asarray(value), precision=6, threshold=8)
+
+
+def _compile(term: LaneTerm) -> CompiledKernel:
+    """Compile the kernel of a term and try it on two rows of zeros, in the layout that the stream hands out."""
+    example = tuple(np.zeros((2, *r.shape[1:]), dtype=r.dtype) for r in term.source.readers)
+    try:
+        return compile_kernel(term.program, example)
+    except (ValueError, IndexError, AssertionError) as error:
+        raise ModelError(
+            f"the likelihood of {', '.join(term.names)} cannot be evaluated on two rows ({error}); a batch may have any "
+            "number of rows, so nothing in the likelihood may have the length of a batch except the Minibatch variables"
+        ) from error
+
+
+def tune_allocator() -> None:
+    """Let glibc keep freed memory: Dask's nanny sets it to return every large temporary to the system."""
+    if sys.platform != "linux":
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    mallopt(m_trim_threshold, 512 * 2**20)
+    mallopt(m_mmap_threshold, 32 * 2**20)

@@ -1,0 +1,115 @@
+"""Lanes evaluated by the threads of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from dvi.execution.lane import LaneEvaluator, Problem
+from dvi.execution.tree import Node, assign, combine, height
+from dvi.types import Evaluation, R, Report, Round, State, T, Training
+
+
+class ThreadsExecutor:
+    """Evaluate rounds with the threads of this process.
+
+    Parameters
+    ----------
+    problem : Problem
+    threads : int
+        Threads that run kernels. One more reads ahead.
+    """
+
+    def __init__(self, problem: Problem, threads: int) -> None:
+        self.problem = problem
+        self._n_leaves = len(problem.leaves)
+        self._threads = max(1, threads)
+        self._limits = threadpool_limits(limits=1)  # OpenBLAS splits its sums by its thread count
+        self._evaluator = LaneEvaluator(problem)
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="dvi-lane") if self._threads > 1 else None
+
+    @property
+    def evaluator(self) -> LaneEvaluator:
+        return self._evaluator
+
+    def evaluate(self, round: Round) -> Evaluation:
+        """Log likelihood and score of the rows of one step, summed over lanes by the fixed tree."""
+        if self._n_leaves == 0:
+            return self.problem.empty(round)
+        return self.partial(round, range(self._n_leaves))[height(self._n_leaves), 0]
+
+    def check(self, round: Round, leaves: range | None = None) -> None:
+        """Refuse a likelihood whose rows are not independent, on the first leaf of each term."""
+        seen = set()
+        for i in range(self._n_leaves) if leaves is None else leaves:
+            term = self.problem.leaves[i].term
+            if term not in seen:
+                self._evaluator.check_rows_independent(i, round.Z)
+                seen.add(term)
+
+    def partial(self, round: Round, leaves: range) -> dict[Node, Evaluation]:
+        """The complete subtrees of some leaves."""
+        if self._pool is None or len(leaves) < 2:
+            nodes = {(0, i): self._evaluator.evaluate(i, round) for i in leaves}
+        else:
+            runs = [leaves[r.start : r.stop] for r in assign(len(leaves), [1] * self._threads) if len(r)]
+            rest = [self._pool.submit(self._run, round, run) for run in runs[1:]]
+            nodes = self._run(round, runs[0])
+            for future in rest:
+                nodes |= future.result()
+        return combine(nodes, self._n_leaves)
+
+    def _run(self, round: Round, leaves: range) -> dict[Node, Evaluation]:
+        return {(0, i): self._evaluator.evaluate(i, round) for i in leaves}
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
+        """Apply a pure function to every item, results in order."""
+        if self._pool is None:
+            return [function(item) for item in items]
+        return list(self._pool.map(function, items))
+
+    def close(self) -> None:
+        """Stop the threads and give BLAS its own back."""
+        self._evaluator.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._limits.restore_original_limits()
+
+
+class ThreadsDriver:
+    """Steps of a training in this process.
+
+    Parameters
+    ----------
+    training : Training
+    problem : Problem
+    threads : int
+    """
+
+    n_hosts = 1
+
+    def __init__(self, training: Training, problem: Problem, threads: int) -> None:
+        self._training = training
+        self._executor = ThreadsExecutor(problem, threads)
+        training.prepare()
+
+    def check(self, state: State) -> None:
+        """Try the likelihood on the first rows before the first step."""
+        self._executor.check(self._training.round(state))
+
+    def advance(self, state: State, n_steps: int) -> Report:
+        """Run ``n_steps`` steps from a state."""
+        elbos, n_rows = np.empty(n_steps), 0
+        for i in range(n_steps):
+            evaluation = self._executor.evaluate(self._training.round(state))
+            state, info = self._training.apply(state, evaluation)
+            elbos[i] = info.elbo
+            n_rows += info.n_rows
+        return Report(state, elbos, n_rows)
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._executor.close()

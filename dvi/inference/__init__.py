@@ -1,0 +1,1 @@
+"""How an approximation improves: gradient estimators, update rules, schedules and averages, all pure functions."""

@@ -1,0 +1,66 @@
+"""The average of the last iterates, which a constant step cannot beat and a decaying one seldom does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dvi.inference.settings import count, settle
+from dvi.types import FloatArray
+
+type State = tuple[FloatArray, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TailAverage:
+    r"""Mean of the iterates from number ``first`` on.
+
+    The mean of :math:`n` iterates is :math:`\bar\theta_n = \bar\theta_{n-1} + (\theta_n - \bar\theta_{n-1}) / n`,
+    Welford's form, so that no large sum is ever formed.
+
+    Parameters
+    ----------
+    first : int
+        Number of the first iterate that enters the mean, at least 0; the numbers are those given to ``update``.
+
+    References
+    ----------
+    Polyak and Juditsky, *Acceleration of stochastic approximation by averaging*, doi:10.1137/0330046.
+    Welford, *Note on a method for calculating corrected sums of squares and products*,
+    doi:10.1080/00401706.1962.10490022.
+
+    Examples
+    --------
+    >>> average = TailAverage(first=1)
+    >>> state = average.init(np.zeros(1))
+    >>> for step, theta in enumerate([7.0, 1.0, 2.0]):
+    ...     state = average.update(step, np.array([theta]), state)
+    >>> average.value(np.array([2.0]), state)
+    array([1.5])
+    """
+
+    first: int
+
+    def __post_init__(self) -> None:
+        settle(self, first=count("first", self.first, least=0))
+
+    def init(self, theta: FloatArray) -> State:
+        """State for parameters ``theta (p,)``: the mean ``(p,)`` and how many iterates entered it ``()``."""
+        return np.zeros_like(theta), np.zeros(())
+
+    def update(self, step: int, theta: FloatArray, state: State) -> State:
+        """State after iterate number ``step``, which is ``theta (p,)``. No argument is written to."""
+        if step < self.first:
+            return state
+        mean, n = state
+        n = np.asarray(n + 1.0)
+        out = theta - mean
+        out /= n
+        out += mean
+        return out, n
+
+    def value(self, theta: FloatArray, state: State) -> FloatArray:
+        """The average ``(p,)``, or the last iterate ``theta (p,)`` itself where none has entered it yet."""
+        mean, n = state
+        return mean if n > 0 else theta

@@ -1,0 +1,276 @@
+r"""The arithmetic of first-order optimizers: one frozen dataclass of settings and two pure functions each.
+
+Every rule is elementwise. Equations, references and defaults are with the functions of the same name in
+:mod:`dvi.inference.optimizers`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from dvi.errors import ArgumentError, ArgumentTypeError
+from dvi.inference.schedules import Schedule
+from dvi.inference.settings import count, decay, positive, settle
+from dvi.types import FloatArray
+
+type LearningRate = float | Schedule
+type State = tuple[FloatArray, ...]
+
+
+def _learning_rate(value: object) -> object:
+    if not callable(value):
+        return positive("learning_rate", value)
+    if isinstance(value, type):
+        raise ArgumentTypeError(f"learning_rate = {value!r} is a class. Pass an instance: {value.__name__}(...).")
+    first = value(0)
+    if isinstance(first, bool) or not isinstance(first, Real) or not 0.0 <= float(first) < math.inf:
+        raise ArgumentError(f"learning_rate(0) = {first!r} is not  A schedule returns a finite float, at least 0.")
+    return value
+
+
+def _check(settings: Any) -> None:
+    """Check and normalise every field of an optimizer; this is the rule of what each setting may be."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        match field.name:
+            case "learning_rate":
+                checked = _learning_rate(value)
+            case "epsilon":
+                checked = positive("epsilon", value)
+            case "n_win":
+                checked = count("n_win", value, least=1)
+            case _:
+                checked = decay(field.name, value)
+        settle(settings, **{field.name: checked})
+
+
+def _rate(learning_rate: LearningRate, step: int) -> float:
+    return learning_rate if isinstance(learning_rate, float) else learning_rate(step)
+
+
+def _descend(theta: FloatArray, rate: float, gradient: FloatArray, squares: FloatArray, epsilon: float) -> FloatArray:
+    r"""Return :math:`\theta - \eta g / \sqrt{s + \epsilon}` for accumulated ``squares`` :math:`s`, all ``(p,)``."""
+    out = squares + epsilon
+    np.sqrt(out, out=out)
+    np.divide(gradient, out, out=out)
+    out *= rate
+    np.subtract(theta, out, out=out)
+    return out
+
+
+def _blend(weight: float, old: FloatArray, new: FloatArray, scratch: FloatArray) -> FloatArray:
+    """Return ``weight * old + (1 - weight) * new``, ``(p,)``. It overwrites ``scratch``, which may be ``new``."""
+    out = weight * old
+    np.multiply(new, 1.0 - weight, out=scratch)
+    out += scratch
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Sgd:
+    """Settings of :func:`sgd`. It has no state."""
+
+    learning_rate: LearningRate
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def init(self, theta: FloatArray) -> State:
+        return ()
+
+    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
+        out = _rate(self.learning_rate, step) * gradient
+        np.subtract(theta, out, out=out)
+        return out, ()
+
+
+@dataclass(frozen=True, slots=True)
+class Momentum:
+    """Settings of :func:`momentum`. Its state is the velocity ``(p,)``."""
+
+    learning_rate: LearningRate
+    momentum: float
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def init(self, theta: FloatArray) -> State:
+        return (np.zeros_like(theta),)
+
+    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
+        out = _rate(self.learning_rate, step) * gradient
+        velocity = self.momentum * state[0]
+        velocity -= out
+        np.add(theta, velocity, out=out)
+        return out, (velocity,)
+
+
+@dataclass(frozen=True, slots=True)
+class NesterovMomentum:
+    """Settings of :func:`nesterov_momentum`. Its state is the velocity ``(p,)``."""
+
+    learning_rate: LearningRate
+    momentum: float
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def init(self, theta: FloatArray) -> State:
+        return (np.zeros_like(theta),)
+
+    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
+        out = _rate(self.learning_rate, step) * gradient
+        velocity = self.momentum * state[0]
+        velocity -= out
+        np.subtract(theta, out, out=out)
+        out += self.momentum * velocity
+        return out, (velocity,)
+
+
+@dataclass(frozen=True, slots=True)
+class Adagrad:
+    """Settings of :func:`adagrad`. Its state is the sum of squared gradients ``(p,)``."""
+
+    learning_rate: LearningRate
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def init(self, theta: FloatArray) -> State:
+        return (np.zeros_like(theta),)
+
+    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
+        squares = gradient * gradient
+        squares += state[0]
+        return _descend(theta, _rate(self.learning_rate, step), gradient, squares, self.epsilon), (squares,)
+
+
+@dataclass(frozen=True, slots=True)
+class AdagradWindow:
+    """Settings of :func:`adagrad_window`. Its state is a ring ``(n_win, p)`` of squared gradients."""
+
+    learning_rate: LearningRate
+    epsilon: float
+    n_win: int
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def init(self, theta: FloatArray) -> State:
+        return (np.zeros((self.n_win, *theta.shape), theta.dtype),)
+
+    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
+        window = state[0].copy()
+        np.multiply(gradient, gradient, out=window[step % self.n_win])
+        squares = np.add.reduce(window, axis=0)
+        return _descend(theta, _rate(self.learning_rate, step), gradient, squares, self.epsilon), (window,)
+
+
+@dataclass(frozen=True, slots=True)
+class RmsProp:
+    """Settings of :func:`rmsprop`. Its state is the running mean ``(p,)`` of squared gradients."""
+
+    learning_rate: LearningRate
+    rho: float
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def init(self, theta: FloatArray) -> State:
+        return (np.zeros_like(theta),)
+
+    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
+        squares = gradient * gradient
+        squares = _blend(self.rho, state[0], squares, squares)
+        return _descend(theta, _rate(self.learning_rate, step), gradient, squares, self.epsilon), (squares,)
+
+
+@dataclass(frozen=True, slots=True)
+class Adadelta:
+    """Settings of :func:`adadelta`. Its state is running means ``(p,)`` of squared gradients and of squared moves."""
+
+    learning_rate: LearningRate
+    rho: float
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def init(self, theta: FloatArray) -> State:
+        return np.zeros_like(theta), np.zeros_like(theta)
+
+    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
+        old_squares, old_moves = state
+        scratch = gradient * gradient
+        squares = _blend(self.rho, old_squares, scratch, scratch)
+        np.add(squares, self.epsilon, out=scratch)
+        move = old_moves + self.epsilon
+        move /= scratch
+        np.sqrt(move, out=move)
+        move *= gradient
+        moves = _blend(self.rho, old_moves, np.multiply(move, move, out=scratch), scratch)
+        move *= _rate(self.learning_rate, step)
+        np.subtract(theta, move, out=move)
+        return move, (squares, moves)
+
+
+@dataclass(frozen=True, slots=True)
+class Adam:
+    """Settings of :func:`adam`. Its state is the running means ``(p,)`` of gradients and of squared gradients."""
+
+    learning_rate: LearningRate
+    beta1: float
+    beta2: float
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def init(self, theta: FloatArray) -> State:
+        return np.zeros_like(theta), np.zeros_like(theta)
+
+    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
+        out = gradient * gradient
+        squares = _blend(self.beta2, state[1], out, out)
+        mean = _blend(self.beta1, state[0], gradient, out)
+        np.sqrt(squares, out=out)
+        out += self.epsilon
+        np.divide(mean, out, out=out)
+        unbias = math.sqrt(1.0 - self.beta2 ** (step + 1)) / (1.0 - self.beta1 ** (step + 1))
+        out *= _rate(self.learning_rate, step) * unbias
+        np.subtract(theta, out, out=out)
+        return out, (mean, squares)
+
+
+@dataclass(frozen=True, slots=True)
+class Adamax:
+    """Settings of :func:`adamax`. Its state is the running mean and the decayed maximum ``(p,)`` of gradients."""
+
+    learning_rate: LearningRate
+    beta1: float
+    beta2: float
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def init(self, theta: FloatArray) -> State:
+        return np.zeros_like(theta), np.zeros_like(theta)
+
+    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
+        out = np.abs(gradient)
+        largest = self.beta2 * state[1]
+        np.maximum(largest, out, out=largest)
+        mean = _blend(self.beta1, state[0], gradient, out)
+        np.add(largest, self.epsilon, out=out)
+        np.divide(mean, out, out=out)
+        out *= _rate(self.learning_rate, step) / (1.0 - self.beta1 ** (step + 1))
+        np.subtract(theta, out, out=out)
+        return out, (mean, largest)

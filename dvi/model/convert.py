@@ -1,0 +1,48 @@
+"""``pm.Minibatch`` of arrays in memory, converted to the batches of dvi."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from pymc.data import MinibatchIndexRV, MinibatchOp
+from pytensor.graph.basic import Apply, Variable
+from pytensor.graph.traversal import ancestors
+
+from dvi.data.readers import reader
+from dvi.data.source import Source
+from dvi.errors import ModelError
+from dvi.model.minibatch import Batch, bind, bound_variables, check_batch_size
+
+type _Replace[T] = Callable[[T, dict[Variable[Any, Any], Variable[Any, Any]]], T]
+
+
+def convert_pymc_minibatches[T](terms: list[T], replace: _Replace[T]) -> list[T]:
+    """Replace what ``pm.Minibatch`` returned by variables that are bound to the same arrays.
+
+    Parameters
+    ----------
+    terms : list
+        Terms with a graph ``logp`` and a graph or None ``value``.
+    replace : callable
+        Returns a term with variables replaced.
+    """
+    graphs = [g for t in terms for g in (t.logp, t.value) if g is not None]  # type: ignore[attr-defined]
+    nodes = dict.fromkeys(v.owner for v in ancestors(graphs) if v.owner and isinstance(v.owner.op, MinibatchOp))
+    replacements: dict[Variable[Any, Any], Variable[Any, Any]] = {}
+    for node in nodes:
+        replacements |= zip(node.outputs, _bind_node(node), strict=False)
+    return [replace(term, replacements) for term in terms] if replacements else terms
+
+
+def _bind_node(node: Apply[Any]) -> list[Variable[Any, Any]]:
+    *arrays, _ = node.inputs
+    if bound_variables(arrays):
+        raise ModelError("pm.Minibatch of a dvi.Minibatch; use one of the two")
+    values = [np.asarray(array.eval()) for array in arrays]
+    names = [output.name or f"minibatch.{i}" for i, output in enumerate(node.outputs[:-1])]
+    source = Source.align([reader(value) for value in values], names)
+    draws = [v.owner for v in ancestors(node.op.inner_outputs) if v.owner and isinstance(v.owner.op, MinibatchIndexRV)]
+    size = int(np.prod(draws[0].op.size_param(draws[0]).eval()))
+    return bind(Batch(source, check_batch_size(min(size, source.n_rows), source.n_rows)))

@@ -1,0 +1,207 @@
+"""Values and protocols that cross the boundaries between layers.
+
+Shapes: ``S`` draws, ``d`` unconstrained dimensions of the model, ``p`` variational parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+type FloatArray = NDArray[np.float64]
+type AnyArray = NDArray[Any]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What goes down to the data: draws at which to evaluate the likelihood of the rows of one step."""
+
+    step: int
+    Z: FloatArray  # (S, d), unconstrained
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What comes up from the data: log likelihood and its gradient on the full-data scale. Evaluations add."""
+
+    loglik: FloatArray  # (S,)
+    score: FloatArray  # (S, d), gradient of loglik with respect to Z
+    n_rows: int  # rows read
+
+    def __add__(self, other: Evaluation) -> Evaluation:
+        return Evaluation(self.loglik + other.loglik, self.score + other.score, self.n_rows + other.n_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A training in progress: plain arrays and a step number. This is the whole checkpoint."""
+
+    step: int  # steps done
+    theta: FloatArray  # (p,), current iterate
+    slots: tuple[FloatArray, ...]  # of the optimizer
+    average: tuple[FloatArray, ...]  # of the iterates
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """What one step reports."""
+
+    elbo: float  # on the full-data scale
+    n_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a block of steps reports."""
+
+    state: State
+    elbos: FloatArray  # (steps,)
+    n_rows: int  # rows read
+
+
+class Training(Protocol):
+    """The pure half of a fit: where to evaluate next, and what to make of it. Owns no socket, no clock, no thread."""
+
+    def prepare(self) -> None:
+        """Compile what the steps need."""
+        ...
+
+    def round(self, state: State) -> Round: ...
+
+    def apply(self, state: State, evaluation: Evaluation) -> tuple[State, StepInfo]: ...
+
+
+class Kernel(Protocol):
+    """A thread-safe compiled function ``(Z (S, d), *blocks) -> (value (S,), gradient (S, d))``."""
+
+    def __call__(self, Z: FloatArray, *blocks: AnyArray) -> tuple[FloatArray, FloatArray]: ...
+
+
+class Reader(Protocol):
+    """One array of a source, read by slabs of rows. Picklable, and its pickle holds no data."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def chunk_rows(self) -> tuple[int, ...]:
+        """Lengths of the stored chunks along the leading dimension; they sum to ``shape[0]``."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """Where the array is, for people: a path, or ``memory``."""
+        ...
+
+    def read(self, start: int, stop: int) -> AnyArray:
+        """Rows ``start`` to ``stop`` as one C-contiguous array in native byte order."""
+        ...
+
+
+class Family(Protocol):
+    """The mathematics of an approximation: pure functions of a flat parameter vector ``theta (p,)``.
+
+    ``eps (S, d)`` is standard normal noise.
+    """
+
+    @property
+    def ndim(self) -> int:
+        """Unconstrained dimensions of the model, ``d``."""
+        ...
+
+    def initial(self, start: FloatArray, sigma: FloatArray) -> FloatArray:
+        """Parameters with mean ``start (d,)`` and standard deviations ``sigma (d,)``."""
+        ...
+
+    def unpack(self, theta: FloatArray) -> dict[str, FloatArray]:
+        """Views of ``theta`` by parameter name, with their natural shapes."""
+        ...
+
+    def draw(self, theta: FloatArray, eps: FloatArray) -> FloatArray:
+        """Draws ``Z (S, d)`` as a differentiable function of the parameters."""
+        ...
+
+    def pullback(self, theta: FloatArray, eps: FloatArray, v: FloatArray) -> FloatArray:
+        """Gradient ``(p,)`` with respect to theta of ``mean over S of <v, draw(theta, eps)>``, ``v (S, d)`` held fixed."""
+        ...
+
+    def log_q(self, theta: FloatArray, eps: FloatArray) -> FloatArray:
+        """Log density ``(S,)`` of the draws."""
+        ...
+
+    def score(self, theta: FloatArray, eps: FloatArray) -> FloatArray:
+        """Gradient ``(S, d)`` of the log density with respect to the draws."""
+        ...
+
+    def entropy(self, theta: FloatArray) -> float: ...
+
+    def entropy_gradient(self, theta: FloatArray) -> FloatArray:
+        """Gradient ``(p,)`` of the entropy."""
+        ...
+
+    def mean(self, theta: FloatArray) -> FloatArray:
+        """Mean ``(d,)``."""
+        ...
+
+    def std(self, theta: FloatArray) -> FloatArray:
+        """Standard deviations ``(d,)``."""
+        ...
+
+    def cov(self, theta: FloatArray) -> FloatArray:
+        """Covariance ``(d, d)``."""
+        ...
+
+
+class Optimizer(Protocol):
+    """A first-order update rule that minimises. Settings only: its state is passed in and returned."""
+
+    def init(self, theta: FloatArray) -> tuple[FloatArray, ...]:
+        """State for parameters ``theta (p,)``."""
+        ...
+
+    def update(
+        self, step: int, theta: FloatArray, gradient: FloatArray, state: tuple[FloatArray, ...]
+    ) -> tuple[FloatArray, tuple[FloatArray, ...]]:
+        """Parameters and state after step number ``step`` (from 0). No argument is written to."""
+        ...
+
+
+class Executor(Protocol):
+    """A place to run. The same two verbs everywhere."""
+
+    def evaluate(self, round: Round) -> Evaluation:
+        """Log likelihood and score of the rows of one step, summed over lanes by the fixed tree."""
+        ...
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
+        """Apply a pure function to every item, results in order."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Driver(Protocol):
+    """Runs blocks of steps of a training somewhere."""
+
+    @property
+    def n_hosts(self) -> int:
+        """Processes that evaluate lanes."""
+        ...
+
+    def check(self, state: State) -> None:
+        """Make ready, and try the likelihood on the first rows."""
+        ...
+
+    def advance(self, state: State, n_steps: int) -> Report:
+        """Run ``n_steps`` steps from a state. The result does not depend on where."""
+        ...
+
+    def close(self) -> None: ...
