@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -27,7 +26,16 @@ from dvi.data.ingest_progress import Report, progress
 from dvi.data.row_sources import row_source
 from dvi.data.schema import RowSource, length, scan
 from dvi.data.shuffle import Buckets
-from dvi.data.store import Target, create_group, finish_group, open_ingested, publish, target_of, write_rows
+from dvi.data.store import (
+    Target,
+    create_group,
+    finish_group,
+    open_arrays,
+    open_ingested,
+    publish,
+    target_of,
+    write_rows,
+)
 from dvi.data.workspace import Checkpoint, Workspace, locked
 from dvi.errors import ArgumentError, ArgumentTypeError, DataError, StoreError
 from dvi.types import AnyArray
@@ -80,7 +88,7 @@ def ingest(
     chunk_bytes : int
         Size of a chunk of the heaviest array before compression, in bytes. All arrays share the same chunks of rows, so
         the chunks of lighter arrays are smaller in proportion. They have fewer rows if a chunk of every array together
-        would take more than an eighth of ``memory_bytes``.
+        would take more than a twelfth of ``memory_bytes``.
     shuffle : bool
         Whether to put the rows in random order. The order depends on the seed and the number of rows alone.
     random_seed : int
@@ -169,14 +177,15 @@ def _make(source: RowSource, target: Target, work: Workspace, settings: _Setting
     checkpoint = work.resume(_identity(source, selection, settings))
     if checkpoint.written and not target.holds(work):
         checkpoint = work.restart(checkpoint.identity)
-    if checkpoint.schema is None:
-        scanned = partial(_report_scan, report, [0], source.n_rows)
-        nbytes = batch_nbytes(settings.memory_bytes)
-        schema = scan(source, selection.names, nbytes, selection.dropna, scanned)
-        checkpoint = replace(checkpoint, schema=schema)
-    assert checkpoint.schema is not None
+    schema = checkpoint.schema or scan(
+        source,
+        selection.names,
+        batch_nbytes(settings.memory_bytes),
+        selection.dropna,
+        lambda rows: report("scan", rows, source.n_rows, 0),
+    )
     plan = plan_ingest(
-        checkpoint.schema,
+        schema,
         selection,
         source.layout,
         source.row_dim,
@@ -184,12 +193,16 @@ def _make(source: RowSource, target: Target, work: Workspace, settings: _Setting
         memory_bytes=settings.memory_bytes,
     )
     _check_space(plan, work, settings)
+    checkpoint = replace(checkpoint, schema=schema)
     work.save(checkpoint)
     job = _Job(source, selection, plan, target.group(work), settings, work, report)
     try:
         if settings.seed is not None:
             checkpoint = _scatter(job, checkpoint)
         checkpoint = _write(job, checkpoint)
+    except ArgumentError:
+        work.restart(checkpoint.identity)  # the same source will fail again
+        raise
     except BaseException as error:
         error.add_note(f"The work so far is kept in {work.folder}: call dvi.ingest again with the same arguments.")
         raise
@@ -208,7 +221,6 @@ def _scatter(job: _Job, checkpoint: Checkpoint) -> Checkpoint:
         checkpoint = replace(checkpoint, source_row=stop, bucket_rows=tuple(buckets.rows))
         job.work.save(checkpoint)
         job.report("shuffle", stop, job.plan.n_rows, job.plan.record.itemsize)
-    _check_all_read(job, checkpoint.source_row)
     checkpoint = replace(checkpoint, scattered=True)
     job.work.save(checkpoint)
     return checkpoint
@@ -221,20 +233,22 @@ def _write(job: _Job, checkpoint: Checkpoint) -> Checkpoint:
     buckets = Buckets(work.spill, plan.record, list(checkpoint.bucket_rows)) if shuffled else None
     n_rows = plan.n_rows if buckets is None else sum(buckets.rows)
     if checkpoint.written == 0:
-        create_group(job.where, plan, n_rows, {})
+        create_group(job.where, plan, n_rows)
+    arrays = open_arrays(job.where, plan)
     unfinished = (
         (batch for batch, _ in _source_records(job, checkpoint.source_row))
         if buckets is None
         else _sorted_records(buckets, checkpoint.written)
     )
     for slab in slabs(unfinished, plan.slab_rows):
-        write_rows(job.where, plan, checkpoint.written, slab)
+        write_rows(arrays, checkpoint.written, slab)
         source_row = checkpoint.source_row if shuffled else int(slab["key"][-1]) + 1
         checkpoint = replace(checkpoint, written=checkpoint.written + len(slab), source_row=source_row)
         work.save(checkpoint)
         if buckets is not None:
             buckets.discard(checkpoint.written)
         job.report("write", checkpoint.written, n_rows, plan.record.itemsize)
+        del slab  # a view of the batch, which is to go before the next one is made
     if checkpoint.written == 0:
         raise DataError(f"All rows of {job.source.label} lack a value in one of {', '.join(job.selection.dropna)}.")
     return checkpoint
@@ -242,13 +256,18 @@ def _write(job: _Job, checkpoint: Checkpoint) -> Checkpoint:
 
 def _source_records(job: _Job, start: int) -> Iterator[tuple[AnyArray, int]]:
     """Records of the source from row ``start`` on, in batches, each with the source row after its last."""
-    schema_text = [array.name for array in job.plan.arrays if array.columns[0].categories is not None]
+    text = [array.name for array in job.plan.arrays if array.columns[0].categories is not None]
     nbytes = batch_nbytes(job.settings.memory_bytes)
-    batches = job.source.read(start, job.selection.names, nbytes, schema_text)
+    batches = job.source.read(start, job.selection.names, nbytes, text)
     row = start
     for batch in pieces(batches, job.plan.batch_rows):
         yield records(batch, job.plan, job.selection.dropna, row, job.settings.seed), row + length(batch)
         row += length(batch)
+    if row != job.plan.n_rows:
+        raise DataError(
+            f"{job.source.label} had {job.plan.n_rows} rows and now has {row}: it has changed. Call dvi.ingest again "
+            "when nothing writes to it."
+        )
 
 
 def _sorted_records(buckets: Buckets, written: int) -> Iterator[AnyArray]:
@@ -258,14 +277,6 @@ def _sorted_records(buckets: Buckets, written: int) -> Iterator[AnyArray]:
         if rows > skip:
             yield buckets.read(bucket)[skip:]
         skip = max(0, skip - rows)
-
-
-def _check_all_read(job: _Job, rows: int) -> None:
-    if rows != job.plan.n_rows:
-        raise DataError(
-            f"{job.source.label} had {job.plan.n_rows} rows and now has {rows}: it has changed. Call dvi.ingest again "
-            "when nothing writes to it."
-        )
 
 
 def _check_space(plan: IngestPlan, work: Workspace, settings: _Settings) -> None:
@@ -278,11 +289,6 @@ def _check_space(plan: IngestPlan, work: Workspace, settings: _Settings) -> None
             f"The shuffle needs {needed / 1e9:.1f} GB in {work.folder}, where {free / 1e9:.1f} GB are free: make room, "
             "choose another folder, or pass shuffle=False if the rows are in random order already."
         )
-
-
-def _report_scan(report: Report, done: list[int], total: int | None, rows: int) -> None:
-    done[0] += rows
-    report("scan", done[0], total, 0)
 
 
 def _identity(source: RowSource, selection: Selection, settings: _Settings) -> str:

@@ -21,9 +21,9 @@ MAX_BUCKETS = 4096
 
 # The rule for memory, as parts of memory_bytes. A batch exists as read, encoded and scattered; a bucket as read, as
 # sorted, and once more where slabs are cut from it; a slab as records and as compressed chunks.
-_BATCH_SHARE = 10
-_BUCKET_SHARE = 6
-_SLAB_SHARE = 8
+_BATCH_SHARE = 12
+_BUCKET_SHARE = 8
+_SLAB_SHARE = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def plan_ingest(
     """What to write, in which portions.
 
     All arrays share the chunks of their rows, so that they stay aligned. The rule: as many rows as make the heaviest
-    array's chunk ``chunk_bytes``, fewer if one chunk of every array together would take more than an eighth of
+    array's chunk ``chunk_bytes``, fewer if one chunk of every array together would take more than a twelfth of
     ``memory_bytes``, and then so that all chunks are about equally long.
 
     Parameters
@@ -141,7 +141,7 @@ def plan_ingest(
     Raises
     ------
     ArgumentError
-        If the rows do not fit in 4096 buckets of a sixth of ``memory_bytes``.
+        If the rows do not fit in 4096 buckets of an eighth of ``memory_bytes``.
     DataError
         If columns cannot be packed, or a name cannot be that of a Zarr array.
     """
@@ -285,5 +285,6 @@ def slabs(batches: Iterable[AnyArray], rows: int) -> Iterator[AnyArray]:
         full = len(joined) // rows * rows
         yield from (joined[start : start + rows] for start in range(0, full, rows))
         waiting = [joined[full:].copy()]
+        del batch, joined  # before the next batch is made
     if any(map(len, waiting)):
         yield np.concatenate(waiting)

@@ -36,7 +36,7 @@ class MemoryReader:
     in_memory: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_array(self.array.shape, self.array.dtype, self.label)
+        check_array(self.array.shape, self.array.dtype, f"The array in {self.label}")
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -89,7 +89,8 @@ def open_array(path: str | PathLike[str]) -> zarr.Array[Any]:
         raise StoreNotFoundError(f"There is no Zarr array at {where!r}: check the path.") from error
     except (OSError, ValueError) as error:
         raise StoreError(
-            f"{where!r} cannot be opened as a Zarr array: {error}. Turn other formats into Zarr with dvi.ingest."
+            f"{where!r} cannot be opened as a Zarr array: {without_secrets(str(error))}. "
+            "Turn other formats into Zarr with dvi.ingest."
         ) from error
     if isinstance(node, zarr.Group):
         names = sorted(name for name, _ in node.arrays())
@@ -161,7 +162,8 @@ def _dask_reader(array: dask.array.Array, missing: Missing) -> Reader:
         return _lazy_reader(behind, f"Dask array {array.name!r}", missing)
     _check_fits(array.nbytes, f"Dask array {array.name!r}", "It is not one stored array, so it would be computed first")
     logger.info("computing the Dask array %s, %.3g MB, into memory", array.name, array.nbytes / 1e6)
-    return MemoryReader(np.asarray(array.compute()), array.chunks[0], f"memory (computed from Dask {array.name})")
+    chunk_rows = tuple(rows for rows in array.chunks[0] if rows > 0)
+    return MemoryReader(np.asarray(array.compute()), chunk_rows, f"memory (computed from Dask {array.name})")
 
 
 def _check_fits(nbytes: float, label: str, why: str) -> None:

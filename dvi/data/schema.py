@@ -184,7 +184,7 @@ def scan(
     dropped : collection of str
         Columns whose missing values are dropped with their rows.
     report : callable
-        Called with the number of rows of each batch.
+        Called with the number of rows read so far, after each batch.
 
     Raises
     ------
@@ -213,8 +213,8 @@ def _scan_once(
         for name in names:
             seen = examine(name, batch[name], row)
             found[name] = found[name] + seen if name in found else seen
-        report(length(batch))
         row += length(batch)
+        report(row)
     return found, row
 
 
@@ -257,10 +257,11 @@ def encode(values: Any, column: Column) -> AnyArray:
     """Values ``(n, ...)`` of a column as they are stored: numbers, or codes of its categories."""
     dtype = np.dtype(column.dtype)
     if column.categories is not None:
-        codes = pd.Categorical(_series(values), categories=list(column.categories)).codes
-        if (codes < 0).any():
+        positions, present = pd.factorize(_series(values))
+        codes = pd.Index(column.categories, dtype=object).get_indexer(np.asarray(present, dtype=object))
+        if (positions < 0).any() or (codes < 0).any():
             raise DataError(f"Column {column.name!r} has values that were not there before: the source has changed.")
-        return np.asarray(codes, dtype).reshape(values.shape)
+        return codes.astype(dtype)[positions].reshape(values.shape)
     if isinstance(values, np.ndarray):
         return _cast(values, column)
     number = number_dtype(values.dtype)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dvi.errors import StoreError
 from dvi.randomness import keyed_generator
 from dvi.types import AnyArray
 
@@ -79,8 +80,12 @@ class Buckets:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         for bucket, rows in enumerate(self.rows):
-            if self._path(bucket).exists():
-                os.truncate(self._path(bucket), rows * self.record.itemsize)
+            path, size = self._path(bucket), rows * self.record.itemsize
+            if not path.exists():
+                continue
+            if path.stat().st_size < size:
+                raise StoreError(f"{path} has lost rows: delete the folder {self.folder.parent} and start again.")
+            os.truncate(path, size)
 
     def append(self, records: AnyArray) -> None:
         """Scatter records ``(n,)`` to their buckets, each in the order given."""

@@ -22,6 +22,7 @@ from dvi.types import AnyArray, Reader
 MAX_CHUNK_BYTES = 64 * 2**20
 SMALL_CHUNK_BYTES = 2**20
 MERGED_CHUNK_BYTES = 4 * 2**20
+LARGE_CHUNK_BYTES = 512 * 2**20
 MAX_READ_FACTOR = 4.0
 
 
@@ -69,7 +70,9 @@ class Source:
         starts = row_grid(readers)
         for name, reader in zip(names, readers, strict=True):
             _warn_of_repeated_reads(name, reader, starts)
-        return cls(names, tuple(readers), starts)
+        source = cls(names, tuple(readers), starts)
+        _warn_of_large_chunks(source)
+        return source
 
     @property
     def n_rows(self) -> int:
@@ -267,6 +270,17 @@ def _warn_of_repeated_reads(name: str, reader: Reader, starts: NDArray[np.int64]
             f"Every chunk of {name!r} ({reader.label}) will be decoded about {factor:.0f} times per epoch, because its "
             f"chunks are of up to {max(reader.chunk_rows)} rows and the other arrays ask for "
             f"{int(np.diff(starts).max())}. Store the arrays with equal row chunks, for instance with dvi.ingest.",
+            DviWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_of_large_chunks(source: Source) -> None:
+    """Warn where a chunk is so large that the few that a process holds may not fit in its memory."""
+    if source.chunk_nbytes > LARGE_CHUNK_BYTES:
+        warnings.warn(
+            f"The largest row chunk takes {format_bytes(source.chunk_nbytes)} in memory, and a process holds several. "
+            "Chunks of 1 to 64 MB are read best: store the arrays in smaller chunks, for instance with dvi.ingest.",
             DviWarning,
             stacklevel=4,
         )

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -112,10 +113,10 @@ def target_of(store: object) -> Target:
     raise ArgumentTypeError(f"store={store!r} is not allowed: pass a path, a URL or a Zarr store.")
 
 
-def create_group(where: Any, plan: IngestPlan, n_rows: int, attrs: dict[str, object]) -> None:
+def create_group(where: Any, plan: IngestPlan, n_rows: int) -> None:
     """Write the metadata of a group of ``n_rows`` rows, and its coordinates; what was there is deleted."""
     encoding = {name: {"compressors": _CODECS} for name in plan.coords.variables}
-    plan.coords.assign_attrs({**plan.coords.attrs, **attrs, COMPLETE: False}).to_zarr(
+    plan.coords.assign_attrs({**plan.coords.attrs, COMPLETE: False}).to_zarr(
         where, mode="w", zarr_format=3, consolidated=False, encoding=encoding, write_empty_chunks=True
     )
     group = zarr.open_group(where, mode="r+")
@@ -131,13 +132,17 @@ def create_group(where: Any, plan: IngestPlan, n_rows: int, attrs: dict[str, obj
         )
 
 
-def write_rows(where: Any, plan: IngestPlan, start: int, records: AnyArray) -> None:
-    """Write records ``(n,)`` as the rows from ``start`` on, which is the first row of a chunk."""
+def open_arrays(where: Any, plan: IngestPlan) -> list[Any]:
+    """The arrays of an unfinished group, in the order of the plan, opened so that every chunk is written."""
     group = zarr.open_group(where, mode="r+", use_consolidated=False)
-    for position, array in enumerate(plan.arrays):
-        stored: Any = group[array.name]
-        full = stored.with_config({"write_empty_chunks": True})
-        full[start : start + len(records)] = np.ascontiguousarray(records[str(position)])
+    opened: list[Any] = [group[array.name] for array in plan.arrays]
+    return [array.with_config({"write_empty_chunks": True}) for array in opened]
+
+
+def write_rows(arrays: Sequence[Any], start: int, records: AnyArray) -> None:
+    """Write records ``(n,)`` as the rows from ``start`` on, which is the first row of a chunk."""
+    for position, array in enumerate(arrays):
+        array[start : start + len(records)] = np.ascontiguousarray(records[str(position)])
 
 
 def finish_group(where: Any, plan: IngestPlan, n_rows: int, attrs: dict[str, object]) -> None:
@@ -174,9 +179,10 @@ def open_ingested(target: Target) -> xr.Dataset:
         If it was not written to its end.
     """
     try:
-        dataset: xr.Dataset = xr.open_zarr(target.store, chunks=None)
+        attrs = zarr.open_group(target.store, mode="r").attrs
     except _OPEN_ERRORS as error:
         raise StoreNotFoundError(f"There is no Zarr group at {target.label}.") from error
-    if dataset.attrs.get(COMPLETE) is False:
+    if attrs.get(COMPLETE) is False:
         raise StoreError(f"{target.label} was not written to its end: call dvi.ingest again to finish it.")
+    dataset: xr.Dataset = xr.open_zarr(target.store, chunks=None)
     return dataset

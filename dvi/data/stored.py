@@ -14,7 +14,7 @@ from zarr.errors import ChunkNotFoundError
 from dvi.data import unwrap
 from dvi.data.chunks import check_rows, virtual_chunks, without_secrets
 from dvi.errors import DataError, StoreError, StoreNotFoundError
-from dvi.types import AnyArray, Reader
+from dvi.types import AnyArray, Reader, T
 
 if TYPE_CHECKING:
     import xarray
@@ -58,8 +58,8 @@ class ZarrReader:
             try:
                 slab = unwrap.read_rows(self.array, start, stop)
             except ChunkNotFoundError as error:
-                _check_may_fill(self.array, self.fill, error)
-                slab = unwrap.read_rows(unwrap.filling(self.array), start, stop)
+                filling = _allowed(unwrap.filling(self.array) if self.fill else None, self.array, error)
+                slab = unwrap.read_rows(filling, start, stop)
             return np.ascontiguousarray(slab, dtype=self.dtype)
 
 
@@ -108,8 +108,8 @@ class XarrayReader:
             try:
                 slab = self.variable[start:stop].values
             except ChunkNotFoundError as error:
-                _check_may_fill(self.stored, self.filling is not None, error)
-                slab = (self.filling or self.variable)[start:stop].values
+                filling = _allowed(self.filling, self.stored, error)
+                slab = filling[start:stop].values
             return np.ascontiguousarray(slab, dtype=self.dtype)
 
 
@@ -118,15 +118,16 @@ def label_of(array: zarr.Array[Any]) -> str:
     return without_secrets(unwrap.location(array))
 
 
-def _check_may_fill(array: zarr.Array[Any] | None, fill: bool, error: ChunkNotFoundError) -> None:
-    """Refuse to fill missing chunks unless that was allowed and the array itself can be seen from this process."""
+def _allowed(filling: T | None, array: zarr.Array[Any] | None, error: ChunkNotFoundError) -> T:
+    """What fills missing chunks, if that was allowed and the array itself can be seen from this process."""
     if array is not None and not unwrap.is_visible(array):
         raise StoreNotFoundError(
             f"{label_of(array)} was not found by this process. Put it where every worker can read it: on a shared file "
             "system or in an object store."
         ) from error
-    if not fill:
+    if filling is None:
         raise error
+    return filling
 
 
 @contextmanager
@@ -142,7 +143,8 @@ def _explained(array: Reader, start: int, stop: int) -> Iterator[None]:
             "missing chunks with dvi.data.readers.reader(array, missing='fill')."
         ) from error
     except (OSError, RuntimeError, ValueError) as error:
+        cause = without_secrets(f"{type(error).__name__}: {error}")
         raise StoreError(
-            f"Rows {start} to {stop} of {array.label} cannot be read: {type(error).__name__}: {error}. "
+            f"Rows {start} to {stop} of {array.label} cannot be read ({cause}). "
             "The store is damaged or out of reach: try reading it with Zarr alone, or write it again."
         ) from error

@@ -19,6 +19,8 @@ from pytensor.link.numba.linker import NumbaLinker
 from dvi.types import AnyArray, FloatArray
 
 _LOCK_SECONDS = 600
+# Without PyTensor's own BLAS rewrites, which warn where no compiler finds a library to link.
+_INTERPRETED = Mode("py", RewriteDatabaseQuery(include=["fast_compile"], exclude=["BlasOpt"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,4 +152,4 @@ def compile_draws(z: Variable[Any, Any], outputs: list[Variable[Any, Any]]) -> A
         b if b.type.ndim > o.type.ndim else pytensor.tensor.broadcast_to(b, (Z.shape[0], *b.shape))
         for b, o in zip(batched, outputs, strict=True)
     ]
-    return pytensor.function([Z], shaped, mode=Mode("py", "fast_compile"), on_unused_input="ignore")
+    return pytensor.function([Z], shaped, mode=_INTERPRETED, on_unused_input="ignore")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,25 +14,13 @@ from dvi.data.source import Source
 from dvi.errors import ModelError
 from dvi.model.minibatch import Batch, bind, bound_variables, check_batch_size
 
-type _Replace[T] = Callable[[T, dict[Variable[Any, Any], Variable[Any, Any]]], T]
-
-
-def convert_pymc_minibatches[T](terms: list[T], replace: _Replace[T]) -> list[T]:
-    """Replace what ``pm.Minibatch`` returned by variables that are bound to the same arrays.
-
-    Parameters
-    ----------
-    terms : list
-        Terms with a graph ``logp`` and a graph or None ``value``.
-    replace : callable
-        Returns a term with variables replaced.
-    """
-    graphs = [g for t in terms for g in (t.logp, t.value) if g is not None]  # type: ignore[attr-defined]
+def convert_pymc_minibatches(graphs: list[Variable[Any, Any]]) -> dict[Variable[Any, Any], Variable[Any, Any]]:
+    """Variables bound to the arrays of each ``pm.Minibatch`` that graphs reach, by the variables they stand for."""
     nodes = dict.fromkeys(v.owner for v in ancestors(graphs) if v.owner and isinstance(v.owner.op, MinibatchOp))
     replacements: dict[Variable[Any, Any], Variable[Any, Any]] = {}
     for node in nodes:
         replacements |= zip(node.outputs, _bind_node(node), strict=False)
-    return [replace(term, replacements) for term in terms] if replacements else terms
+    return replacements
 
 
 def _bind_node(node: Apply[Any]) -> list[Variable[Any, Any]]:

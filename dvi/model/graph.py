@@ -12,9 +12,11 @@ import pymc as pm
 import pytensor.tensor as pt
 from pymc.initial_point import make_initial_point_fn
 from pymc.logprob.basic import transformed_conditional_logp
+from pymc.logprob.utils import replace_rvs_by_values
 from pymc.variational.minibatch_rv import MinibatchRandomVariable
 from pytensor.compile.sharedvalue import SharedVariable
-from pytensor.graph.basic import Constant, Variable
+from pytensor.graph.basic import Constant, Variable, clone_get_equiv
+from pymc.vartypes import continuous_types
 from pytensor.graph.replace import graph_replace
 from pytensor.graph.traversal import ancestors, explicit_graph_inputs, graph_inputs
 from pytensor.tensor.type_other import NoneConst
@@ -97,8 +99,7 @@ def split(model: pm.Model, start: Mapping[str, Any] | None = None) -> SplitModel
         For models without free variables, with discrete ones, or whose terms have no defined scale on a batch.
     """
     _check_free_variables(model)
-    priors, others = _terms(model)
-    terms = convert_pymc_minibatches(others, _replace_term)
+    priors, terms = _terms(model)
     _refuse_batches_in_priors(priors)
     layout, initial = _layout(model, start or {})
     by_batch: dict[Batch, list[_Term]] = {}
@@ -118,7 +119,7 @@ def split(model: pm.Model, start: Mapping[str, Any] | None = None) -> SplitModel
 def _check_free_variables(model: pm.Model) -> None:
     if not model.free_RVs:
         raise ModelError("the model has no free variables; add at least one continuous random variable to infer")
-    discrete = [rv.name for rv in model.free_RVs if rv.dtype not in pm.continuous_types]
+    discrete = [rv.name for rv in model.free_RVs if rv.dtype not in continuous_types]
     if discrete:
         raise ModelError(
             f"the free variables {discrete} are discrete; variational inference needs continuous ones: "
@@ -138,19 +139,63 @@ def _unwrap(rv: TensorLike) -> tuple[TensorLike, tuple[int | None, ...] | None]:
     return inner, totals
 
 
-def _log_densities(model: pm.Model) -> tuple[list[TensorLike], list[TensorLike]]:
-    """Elementwise log densities of free and of observed variables, on the variables' value variables."""
-    unwrapped = {rv: _unwrap(rv)[0] for rv in model.basic_RVs}
-    observed = {rv: model.rvs_to_values[rv] for rv in model.observed_RVs}
-    placeholders = {rv: value.type(name=f"{rv.name}_observed") for rv, value in observed.items()}
-    values = {unwrapped[rv]: placeholders.get(rv, model.rvs_to_values[rv]) for rv in model.basic_RVs}
-    transforms = {unwrapped[rv]: model.rvs_to_transforms[rv] for rv in model.basic_RVs}
-    logps = transformed_conditional_logp(
-        list(values), rvs_to_values=values, rvs_to_transforms=transforms, jacobian=True
+def _terms(model: pm.Model) -> tuple[list[_Term], list[_Term]]:
+    """Terms of the free variables, and those of observed variables and potentials."""
+    rvs, data, potentials = _without_pymc_minibatches(model)
+    values = {rv: data.get(name, model.rvs_to_values[model[name]]) for name, rv in rvs.items()}
+    blanks = {rvs[name]: value.type(name=f"{name}_observed") for name, value in data.items()}
+    try:
+        logps = _log_densities(model, rvs, values | blanks)
+    except (AttributeError, NotImplementedError) as error:
+        if rvs == {rv.name: rv for rv in model.basic_RVs}:
+            raise
+        raise ModelError(
+            f"the batch size that pm.Minibatch fixed in the model cannot be lifted ({error}); "
+            "use dvi.Minibatch in its place"
+        ) from error
+    filled = graph_replace(list(logps.values()), {blank: values[rv] for rv, blank in blanks.items()}, strict=False)
+    graphs = dict(zip(logps, _strip_wrappers(filled), strict=True))
+    free = [_Term(name, g, None, None) for name, g in graphs.items() if name not in data]
+    observed = [_Term(name, graphs[name], _unwrap(rvs[name])[1], data[name]) for name in data]
+    transforms = {rv: model.rvs_to_transforms[model[name]] for name, rv in rvs.items()}
+    replaced = replace_rvs_by_values(list(potentials.values()), rvs_to_values=values, rvs_to_transforms=transforms)
+    sizes = {p.name: getattr(p.tag, "dvi_total_size", None) for p in model.potentials}
+    extra = [_Term(n, g, sizes[n], None) for n, g in zip(potentials, _strip_wrappers(replaced), strict=True)]
+    return free, observed + extra
+
+
+def _without_pymc_minibatches(
+    model: pm.Model,
+) -> tuple[dict[str, TensorLike], dict[str, TensorLike], dict[str, TensorLike]]:
+    """Random variables, observed data and potentials by name, ``pm.Minibatch`` replaced by batches of dvi.
+
+    Rebuilt rather than patched, because PyTensor infers fixed shapes from a fixed batch size.
+    """
+    data = [model.rvs_to_values[rv] for rv in model.observed_RVs]
+    graphs = [*model.basic_RVs, *data, *model.potentials]
+    replacements = convert_pymc_minibatches(graphs)
+    if replacements:
+        rebuilt = clone_get_equiv(
+            list(replacements), graphs, copy_inputs=False, copy_orphans=False, memo=dict(replacements), strict=False
+        )
+        graphs = [rebuilt[g] for g in graphs]
+    n, m = len(model.basic_RVs), len(data)
+    return (
+        {rv.name: g for rv, g in zip(model.basic_RVs, graphs[:n], strict=True)},
+        {rv.name: g for rv, g in zip(model.observed_RVs, graphs[n : n + m], strict=True)},
+        {p.name: g for p, g in zip(model.potentials, graphs[n + m :], strict=True)},
     )
-    filled = graph_replace(logps, {placeholders[rv]: observed[rv] for rv in observed}, strict=False)
-    by_rv = dict(zip(model.basic_RVs, _strip_wrappers(filled), strict=True))
-    return [by_rv[rv] for rv in model.free_RVs], [by_rv[rv] for rv in model.observed_RVs]
+
+
+def _log_densities(
+    model: pm.Model, rvs: Mapping[str, TensorLike], values: Mapping[TensorLike, TensorLike]
+) -> dict[str, TensorLike]:
+    """Elementwise log densities by name. Each observed variable has a value of its own, even where data is shared."""
+    unwrapped = {name: _unwrap(rv)[0] for name, rv in rvs.items()}
+    transforms = {unwrapped[name]: model.rvs_to_transforms[model[name]] for name in rvs}
+    by_rv = {unwrapped[name]: values[rv] for name, rv in rvs.items()}
+    logps = transformed_conditional_logp(list(by_rv), rvs_to_values=by_rv, rvs_to_transforms=transforms)
+    return dict(zip(rvs, logps, strict=True))
 
 
 def _strip_wrappers(graphs: Sequence[TensorLike]) -> list[TensorLike]:
@@ -159,27 +204,6 @@ def _strip_wrappers(graphs: Sequence[TensorLike]) -> list[TensorLike]:
         v for v in ancestors(graphs) if v.owner is not None and isinstance(v.owner.op, MinibatchRandomVariable)
     ]
     return list(graph_replace(list(graphs), {v: v.owner.inputs[0] for v in wrappers}, strict=False))
-
-
-def _terms(model: pm.Model) -> tuple[list[_Term], list[_Term]]:
-    """Terms of the free variables, and those of observed variables and potentials."""
-    free, observed = _log_densities(model)
-    priors = [_Term(rv.name, logp, None, None) for rv, logp in zip(model.free_RVs, free, strict=True)]
-    others = [
-        _Term(rv.name, logp, _unwrap(rv)[1], model.rvs_to_values[rv])
-        for rv, logp in zip(model.observed_RVs, observed, strict=True)
-    ]
-    potentials = _strip_wrappers(model.replace_rvs_by_values(model.potentials)) if model.potentials else []
-    for potential, graph in zip(model.potentials, potentials, strict=True):
-        sized = getattr(potential.tag, "dvi_total_size", None)
-        others.append(_Term(potential.name, graph, sized, None))
-    return priors, others
-
-
-def _replace_term(term: _Term, replacements: dict[TensorLike, TensorLike]) -> _Term:
-    logp = graph_replace([term.logp], replacements, strict=False)[0]
-    value = None if term.value is None else graph_replace([term.value], replacements, strict=False)[0]
-    return _Term(term.name, logp, term.total_size, value)
 
 
 def _refuse_batches_in_priors(priors: list[_Term]) -> None:

@@ -107,7 +107,7 @@ CASES: dict[str, Callable[[Path], Case]] = {
     "dask from_array": lambda p: Case(da.from_array(stored(p), chunks=(700, 3)), X, ZarrReader, regular(3000)),
     "dask inline": lambda p: Case(da.from_array(stored(p), inline_array=True), X, ZarrReader, regular(3000)),
     "dask computed": lambda p: Case(da.from_zarr(stored(p)) + 1, X + 1, MemoryReader, regular(3000)),
-    "dask ragged": lambda p: Case(da.from_array(X, chunks=((1, 19_998, 1), 3)), X, MemoryReader, (1, 19_998, 1)),
+    "dask ragged": lambda p: Case(da.from_array(X, chunks=((1, 0, 19_998, 1), 3)), X, MemoryReader, (1, 19_998, 1)),
 }
 
 

@@ -52,7 +52,10 @@ class TestZarr:
         assert not array.config.read_missing_chunks
 
     def test_a_pipeline_that_the_user_chose_is_kept(self, tmp_path: Path) -> None:
-        with zarr.config.set({"codec_pipeline.path": "dvi_test.ChosenPipeline"}), pytest.raises(Exception, match="Chosen"):
+        with (
+            zarr.config.set({"codec_pipeline.path": "dvi_test.ChosenPipeline"}),
+            pytest.raises(Exception, match="Chosen"),
+        ):
             unwrap.strict(stored(tmp_path))
 
     @pytest.mark.parametrize(
@@ -120,9 +123,7 @@ class TestZarr:
         assert unwrap.missing_chunks(array) == missing
         assert unwrap.missing_chunks(neighbour) == []
 
-    def test_a_listing_without_the_metadata_says_nothing(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_listing_without_the_metadata_says_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         async def nothing(*args: object) -> Any:
             for _ in ():
                 yield ""

@@ -3,11 +3,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 import pytest
 from numpy.testing import assert_allclose
+from pymc.variational import updates as pymc_rules
 from pytensor.compile.mode import Mode
 
 from dvi.errors import ArgumentError, ArgumentTypeError
@@ -51,7 +51,7 @@ def quadratic(p: int) -> Quadratic:
 def pymc_iterates(name: str, settings: dict, problem: Quadratic, start: np.ndarray) -> list[np.ndarray]:
     theta = pytensor.shared(start.copy(), "theta")
     gradient = pt.dvector("gradient")
-    updates = getattr(pm, name)(**settings)([gradient], [theta])
+    updates = getattr(pymc_rules, name)(**settings)([gradient], [theta])
     step_function = pytensor.function([gradient], [], updates=updates, mode=PYTHON_ONLY)
     iterates = []
     for step in range(STEPS):
@@ -78,7 +78,7 @@ def test_every_step_is_the_one_that_pymc_takes(name, which):
 def test_total_norm_constraint_is_that_of_pymc(scale):
     gradient = scale * np.random.default_rng(1).normal(size=9)
     parts = [pt.dvector("a"), pt.dvector("b")]
-    outputs = pm.updates.total_norm_constraint(parts, 2.0)
+    outputs = pymc_rules.total_norm_constraint(parts, 2.0)
     a, b = pytensor.function(parts, outputs, mode=PYTHON_ONLY)(gradient[:4], gradient[4:])
     assert_allclose(optimizers.total_norm_constraint(gradient, 2.0), np.concatenate([a, b]), rtol=1e-12)
 
