@@ -53,7 +53,9 @@ class Approximation:
     def __repr__(self) -> str:
         fitted = f"{len(self.hist)} steps, ELBO {-self._recent_loss():.6g}" if len(self.hist) else "not fitted"
         names = ", ".join(f"{e.name}{list(e.shape) if e.shape else ''}" for e in self.layout.entries)
-        return f"<dvi.{type(self.family).__name__.removesuffix('Family')} of {self.ndim} dimensions ({fitted}): {names}>"
+        return (
+            f"<dvi.{type(self.family).__name__.removesuffix('Family')} of {self.ndim} dimensions ({fitted}): {names}>"
+        )
 
     def _recent_loss(self) -> float:
         return float(np.mean(self.hist[-max(1, len(self.hist) // 20) :]))
@@ -91,12 +93,15 @@ class Approximation:
     @property
     def mean_data(self) -> xr.Dataset:
         """Posterior means of the constrained variables with their coordinates, from 10,000 draws."""
-        return self.sample(10_000, random_seed=0).posterior.to_dataset().mean(("chain", "draw"))
+        return self._posterior().mean(("chain", "draw"))
 
     @property
     def std_data(self) -> xr.Dataset:
         """Posterior standard deviations of the constrained variables with their coordinates, from 10,000 draws."""
-        return self.sample(10_000, random_seed=0).posterior.to_dataset().std(("chain", "draw"))
+        return self._posterior().std(("chain", "draw"))
+
+    def _posterior(self) -> xr.Dataset:
+        return self.sample(10_000, random_seed=0)["posterior"].to_dataset()
 
     def sample_unconstrained(self, draws: int, random_seed: int | None = None) -> FloatArray:
         """Draws ``(draws, d)`` of the unconstrained vector."""
@@ -171,7 +176,9 @@ def as_seed(random_seed: object) -> int:
     if isinstance(random_seed, np.random.Generator):
         return int(random_seed.integers(2**63))
     if isinstance(random_seed, bool) or not isinstance(random_seed, int | np.integer):
-        raise ArgumentTypeError(f"random_seed={random_seed!r} is of type {type(random_seed).__name__}; give an int or None")
+        raise ArgumentTypeError(
+            f"random_seed={random_seed!r} is of type {type(random_seed).__name__}; give an int or None"
+        )
     if random_seed < 0:
         raise ArgumentError(f"random_seed={random_seed} is negative; give an int of at least 0")
     return int(random_seed)

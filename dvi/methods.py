@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
-import math
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,62 +14,26 @@ import pymc as pm
 
 from dvi.approximation import Approximation, as_seed
 from dvi.approximations.meanfield import MeanFieldFamily
-from dvi.data.plan import Plan, default_block_rows, default_lanes, default_pool_chunks
 from dvi.errors import ArgumentError, ArgumentTypeError, ModelError
-from dvi.execution.lane import LaneTerm, Problem
+from dvi.execution.lane import Problem, plan_problem
 from dvi.execution.threads import ThreadsDriver
 from dvi.inference.averaging import TailAverage
 from dvi.inference.elbo import Elbo
-from dvi.inference.optimizers import OPTIMIZERS, adam
+from dvi.inference.optimizers import adam
 from dvi.inference.schedules import Cosine
 from dvi.inference.training import VariationalTraining
 from dvi.model.compile import LazyKernel
-from dvi.model.graph import DataTerm, split
+from dvi.model.graph import split
 from dvi.model.layout import Layout
 from dvi.progress import Progress
-from dvi.types import Driver, Family, FloatArray, Optimizer, Report, State
-
-type Callback = Callable[[Approximation, FloatArray, int], object]
+from dvi.settings import CONSTRUCTION, RUN, Settings, check_int, make_settings, refuse_unknown
+from dvi.types import Driver, Family, FloatArray, Report, State
 
 _BLOCK_SECONDS = 0.5  # of steps between two looks at the client
 _START_SIGMA = 0.1
 _TAIL = 0.2  # part of the steps whose iterates are averaged
 _PEAK_RATE = 0.05
 _FINAL_RATE = 0.01  # of the peak
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to run a fit, checked where it is made."""
-
-    n: int = 10_000
-    optimizer: Optimizer | None = None
-    draws: int = 1
-    max_norm: float | None = None
-    callbacks: tuple[Callback, ...] = ()
-    progressbar: bool = True
-    client: Any = None
-    threads: int | None = None
-    lanes: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_int("n", self.n, 0, "number of steps")
-        _check_int("obj_n_mc", self.draws, 1, "number of Monte Carlo draws")
-        for name in ("threads", "lanes"):
-            if getattr(self, name) is not None:
-                _check_int(name, getattr(self, name), 1, f"number of {name}")
-        if self.max_norm is not None and not 0 < self.max_norm < math.inf:
-            raise ArgumentError(f"total_grad_norm_constraint={self.max_norm} is not a positive number; leave it out")
-        for callback in self.callbacks:
-            if not callable(callback):
-                raise ArgumentTypeError(f"the callback {callback!r} cannot be called; give f(approx, losses, i)")
-
-
-def _check_int(name: str, value: object, least: int, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ArgumentTypeError(f"{name}={value!r} is of type {type(value).__name__}; give a {what} of at least {least}")
-    if value < least:
-        raise ArgumentError(f"{name}={value} is not allowed; give a {what} of at least {least}")
 
 
 def fit(n: int = 10_000, method: Any = "advi", model: pm.Model | None = None, **settings: Any) -> Approximation:
@@ -130,10 +91,10 @@ def fit(n: int = 10_000, method: Any = "advi", model: pm.Model | None = None, **
     >>> bool(abs(approx.mean.eval()[0] - 3.0) < 0.05)
     True
     """
-    _refuse_unknown(settings, (*_CONSTRUCTION, *_RUN, "inf_kwargs"))
-    construction = {k: v for k, v in settings.items() if k in _CONSTRUCTION} | dict(settings.get("inf_kwargs") or {})
-    run = {k: v for k, v in settings.items() if k in _RUN}
-    _settings(n, run)
+    refuse_unknown(settings, (*CONSTRUCTION, *RUN, "inf_kwargs"))
+    construction = {k: v for k, v in settings.items() if k in CONSTRUCTION} | dict(settings.get("inf_kwargs") or {})
+    run = {k: v for k, v in settings.items() if k in RUN}
+    make_settings(n, run)
     if isinstance(method, Inference):
         if construction:
             raise ArgumentError(f"{sorted(construction)} belong to the inference object; give them where it is made")
@@ -168,54 +129,11 @@ def ADVI(*, model: pm.Model | None = None, **construction: Any) -> Inference:  #
     >>> advi.fit(100, progressbar=False).ndim
     1
     """
-    _refuse_unknown(construction, _CONSTRUCTION)
+    refuse_unknown(construction, CONSTRUCTION)
     return Inference("advi", MeanFieldFamily, model, **construction)
 
 
-_CONSTRUCTION = ("random_seed", "start", "start_sigma")
-_RUN = (
-    "callbacks", "obj_optimizer", "obj_n_mc", "total_grad_norm_constraint", "progressbar", "client", "threads", "lanes",
-    "score",
-)  # fmt: skip
 _METHODS: Mapping[str, Callable[..., Inference]] = {"advi": ADVI}
-
-
-def _refuse_unknown(given: Mapping[str, object], known: tuple[str, ...]) -> None:
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(known)}"
-            raise ArgumentTypeError(f"unknown keyword {name!r}; {hint}")
-
-
-def _settings(n: int, run: Mapping[str, Any]) -> Settings:
-    _refuse_unknown(run, _RUN)
-    return Settings(
-        n=n,
-        optimizer=as_optimizer(run.get("obj_optimizer")),
-        draws=run.get("obj_n_mc", 1),
-        max_norm=run.get("total_grad_norm_constraint"),
-        callbacks=tuple(run.get("callbacks") or ()),
-        progressbar=bool(run.get("progressbar", True)),
-        client=run.get("client"),
-        threads=run.get("threads"),
-        lanes=run.get("lanes"),
-    )
-
-
-def as_optimizer(optimizer: Any) -> Optimizer | None:
-    """Return an optimizer; PyMC's own, such as ``pm.adam(learning_rate=0.01)``, become the same rule here."""
-    if isinstance(optimizer, functools.partial) and optimizer.func.__module__ == pm.adam.__module__:
-        settings = {k: v for k, v in optimizer.keywords.items() if k not in ("loss_or_grads", "params")}
-        rule: Optimizer = OPTIMIZERS[optimizer.func.__name__](**settings)
-        return rule
-    if optimizer is None or (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        checked: Optimizer | None = optimizer
-        return checked
-    raise ArgumentTypeError(
-        f"obj_optimizer={optimizer!r} is not an optimizer; give one of {', '.join(OPTIMIZERS)}, "
-        "for instance dvi.adam(learning_rate=0.01)"
-    )
 
 
 class Inference:
@@ -238,11 +156,10 @@ class Inference:
     ) -> None:
         model = _model(model)
         seed = as_seed(random_seed)
-        warm = isinstance(start, Approximation)
-        self._split = split(model, None if warm else start)
+        self._split = split(model, None if isinstance(start, Approximation) else start)
         layout = self._split.layout
         self._family = family(layout.ndim)
-        mean = _mean_of(start, layout) if warm else self._split.start
+        mean = _mean_of(start, layout) if isinstance(start, Approximation) else self._split.start
         theta = self._family.initial(mean, _start_sigma(layout, start_sigma or {}))
         data = [term.batch.source.fingerprint() for term in self._split.terms]
         run = {"method": method, "seed": seed, "data": data}
@@ -262,7 +179,7 @@ class Inference:
 
     def fit(self, n: int = 10_000, **settings: Any) -> Approximation:
         """Run ``n`` steps. Settings are those of :func:`dvi.fit`."""
-        self._settings = _settings(n, settings)
+        self._settings = make_settings(n, settings)
         self._training = self._state = None
         self.approx.hist = np.empty(0)
         return self._run(n)
@@ -273,17 +190,17 @@ class Inference:
         An optimizer given to :meth:`fit` goes on with its moments and counters; the default one starts another decay
         from the averaged parameters.
         """
-        _check_int("n", n, 0, "number of steps")
+        check_int("n", n, 0, "number of steps")
         if progressbar is not None:
-            self._settings = _replace_progress(self._settings, progressbar)
+            self._settings = replace(self._settings, progressbar=progressbar)
         return self._run(n)
 
     def _run(self, n: int) -> Approximation:
         if n == 0:
             return self.approx
         settings = self._settings
-        problem = _problem(self._split.terms, self._split.layout.ndim, settings.lanes, self.approx.run["seed"])
-        self.approx.run["lanes"] = [_describe(term.plan) for term in problem.terms]
+        problem = plan_problem(self._split.terms, settings.lanes, self.approx.run["seed"])
+        self.approx.run["lanes"] = [term.plan.settings for term in problem.terms]
         state = self._begin(n)
         driver = _open_driver(self._training, problem, settings)
         try:
@@ -374,30 +291,6 @@ def _start_sigma(layout: Layout, given: Mapping[str, Any]) -> FloatArray:
     return sigma
 
 
-def _problem(terms: tuple[DataTerm, ...], ndim: int, lanes: int | None, seed: int) -> Problem:
-    """The data terms with the plan of the run."""
-    planned = []
-    for term in terms:
-        source, batch_size = term.batch.source, term.batch.batch_size
-        n_lanes = lanes or default_lanes(source.n_chunks, batch_size)
-        plan = Plan(
-            source.starts, batch_size, n_lanes, default_pool_chunks(source.chunk_nbytes, n_lanes),
-            default_block_rows(source.row_nbytes), seed,
-        )  # fmt: skip
-        planned.append(LaneTerm(term.names, source, plan, term.program))
-    return Problem(tuple(planned), ndim)
-
-
-def _describe(plan: Plan) -> dict[str, int]:
-    """What has to be the same for the same bits, beside seed and data."""
-    return {
-        "batch_size": plan.batch_size,
-        "lanes": plan.lanes,
-        "pool_chunks": plan.pool_chunks,
-        "block_rows": plan.block_rows,
-    }
-
-
 def _open_driver(training: Any, problem: Problem, settings: Settings) -> Driver:
     """Workers of a client where one is given or active and threads are not asked for, else threads."""
     client = settings.client
@@ -410,9 +303,3 @@ def _open_driver(training: Any, problem: Problem, settings: Settings) -> Driver:
     from dvi.execution.cluster import ClusterDriver
 
     return ClusterDriver(client, training, problem)
-
-
-def _replace_progress(settings: Settings, progressbar: bool) -> Settings:
-    from dataclasses import replace
-
-    return replace(settings, progressbar=progressbar)

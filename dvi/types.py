@@ -130,7 +130,7 @@ class Family(Protocol):
         ...
 
     def pullback(self, theta: FloatArray, eps: FloatArray, v: FloatArray) -> FloatArray:
-        """Gradient ``(p,)`` with respect to theta of ``mean over S of <v, draw(theta, eps)>``, ``v (S, d)`` held fixed."""
+        """Gradient ``(p,)`` in theta of ``mean over S of <v, draw(theta, eps)>``, with ``v (S, d)`` held fixed."""
         ...
 
     def log_q(self, theta: FloatArray, eps: FloatArray) -> FloatArray:

@@ -60,8 +60,10 @@ TABLE = {
     "dvi.approximation": Row(
         f"{BASE} dvi.model dvi.approximations dvi.persistence", "numpy pymc pytensor xarray arviz_base"
     ),
+    "dvi.settings": Row(f"{BASE} dvi.inference", "numpy"),
     "dvi.methods": Row(
-        f"{LAYERS} dvi.approximation dvi.callbacks dvi.diagnostics dvi.persistence dvi.prediction dvi.progress",
+        f"{LAYERS} dvi.settings dvi.approximation dvi.callbacks dvi.diagnostics dvi.persistence "
+        "dvi.prediction dvi.progress",
         "numpy scipy pymc pytensor xarray threadpoolctl",
     ),
     "dvi.callbacks": Row(f"{BASE} dvi.approximation dvi.approximations dvi.inference dvi.persistence", "numpy"),

@@ -23,10 +23,9 @@ import zarr
 
 from dvi.data import unwrap
 from dvi.data.files import Files
-from dvi.data.schema import Batch, Column, Layout
+from dvi.data.schema import Batch, Column, Layout, free_row_dim
+from dvi.data.store import check_complete
 from dvi.errors import DataError, DviWarning
-
-ROW_DIM = "row"
 
 _ENCODING_ATTRS = ("_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates")
 
@@ -101,7 +100,10 @@ def array_rows(arrays: Mapping[str, Any], label: str, fingerprint: object = None
     """
     if not arrays:
         raise DataError(f"{label} holds no arrays: at least one is needed.")
-    variables = {str(name): _variable(str(name), value) for name, value in arrays.items()}
+    row_dim = free_row_dim([str(name) for name in arrays])
+    variables = {str(name): _variable(str(name), value, row_dim) for name, value in arrays.items()}
+    if clash := sorted(set(variables) & {str(dim) for variable in variables.values() for dim in variable.dims}):
+        raise DataError(f"{clash[0]!r} is the name of an array and of a dimension of another: rename one of them.")
     (first, shortest), *others = variables.items()
     for name, variable in others:
         if variable.shape[0] != shortest.shape[0]:
@@ -110,23 +112,23 @@ def array_rows(arrays: Mapping[str, Any], label: str, fingerprint: object = None
                 f"{variable.shape[0]}. Rows belong together, so all need the same number."
             )
     token = fingerprint_of(variables) if fingerprint is None else fingerprint
-    return ArrayRows(label, token, xr.Dataset(variables).unify_chunks(), ROW_DIM)
+    return ArrayRows(label, token, xr.Dataset(variables).unify_chunks(), row_dim)
 
 
-def _variable(name: str, value: Any) -> xr.Variable:
-    """A lazy variable whose leading dimension is named ``row``."""
+def _variable(name: str, value: Any, row_dim: str) -> xr.Variable:
+    """A lazy variable whose leading dimension is the rows."""
     if isinstance(value, np.ma.MaskedArray):
         raise DataError(f"{name!r} is a masked array, whose masked values would be stored: call .filled(np.nan) first.")
     if isinstance(value, xr.DataArray | xr.Variable):
         _check_rows(name, value)
         array = value if isinstance(value, xr.DataArray) else xr.DataArray(value)
-        return array.rename({array.dims[0]: ROW_DIM}).variable
+        return array.rename({array.dims[0]: row_dim}).variable
     if isinstance(value, zarr.Array):
         value = dask.array.from_zarr(value)
     elif not isinstance(value, np.ndarray | dask.array.Array):
         value = np.asarray(value)
     _check_rows(name, value)
-    return xr.Variable((ROW_DIM, *(f"{name}_dim_{i}" for i in range(1, value.ndim))), value)
+    return xr.Variable((row_dim, *(f"{name}_dim_{i}" for i in range(1, value.ndim))), value)
 
 
 def _check_rows(name: str, value: Any) -> None:
@@ -214,6 +216,7 @@ def zarr_rows(files: Files) -> ArrayRows:
 
 def zarr_node_rows(node: zarr.Group | zarr.Array[Any], label: str, fingerprint: object = None) -> ArrayRows:
     """An open Zarr group or array; warns of missing chunks, which Zarr reads as its fill value."""
+    check_complete(node.attrs, label)
     arrays = {node.basename or "x": node} if isinstance(node, zarr.Array) else dict(node.arrays())
     for name, array in arrays.items():
         if absent := unwrap.missing_chunks(array):

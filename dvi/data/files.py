@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import fsspec
 
+from dvi.data.chunks import without_secrets
 from dvi.errors import ArgumentError, StoreNotFoundError
 
 type Format = Literal["parquet", "csv", "npy", "npz", "zarr"]
@@ -53,7 +54,7 @@ class Files:
         found = self.fs.find(path, detail=True) if self.format == "zarr" else {path: self.fs.info(path)}
         changed = [str(next((info[key] for key in _CHANGED if key in info), None)) for info in found.values()]
         size = sum(info["size"] or 0 for info in found.values())
-        return {"name": path, "files": len(found), "size": size, "changed": max(changed, default="")}
+        return {"name": _public(path), "files": len(found), "size": size, "changed": max(changed, default="")}
 
 
 _CHANGED = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "created")
@@ -74,7 +75,7 @@ def list_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     given = [source] if isinstance(source, str | os.PathLike) else list(source)
     if not given:
         raise ArgumentError("The list of files is empty: name at least one.")
-    label = os.fspath(given[0]) + (f" and {len(given) - 1} more" if len(given) > 1 else "")
+    label = _public(os.fspath(given[0])) + (f" and {len(given) - 1} more" if len(given) > 1 else "")
     fs, _ = fsspec.core.url_to_fs(os.fspath(given[0]))
     paths = [path for each in given for path in _expand(fs, os.fspath(each))]
     formats = {format_of(fs, path): path for path in paths}
@@ -113,7 +114,7 @@ def _expand(fs: Any, given: str) -> list[str]:
     if not fs.exists(path):
         found: list[str] = sorted(fs.glob(path)) if any(mark in path for mark in "*?[") else []
         if not found:
-            raise StoreNotFoundError(f"There is nothing at {given!r}: check the path.")
+            raise StoreNotFoundError(f"There is nothing at {_public(given)!r}: check the path.")
         return [each for match in found for each in _expand(fs, match)]
     if not fs.isdir(path) or is_zarr(fs, path):
         return [path]
@@ -127,6 +128,11 @@ def _is_data(path: str) -> bool:
     name = PurePosixPath(path.lower())
     inner = name.with_suffix("") if name.suffix in _COMPRESSIONS else name
     return _SUFFIXES.get(inner.suffix) in ("parquet", "csv") and not name.name.startswith((".", "_"))
+
+
+def _public(path: str) -> str:
+    """A path as it is, which may have a ``?`` in it; a URL without its secrets."""
+    return without_secrets(path) if "://" in path else path
 
 
 def _is_local(fs: Any) -> bool:

@@ -133,7 +133,7 @@ class Plan:
         if not 1 <= self.lanes <= min(self.n_chunks, self.batch_size):
             raise ArgumentError(
                 f"lanes={self.lanes} is not between 1 and {min(self.n_chunks, self.batch_size)}, the smaller of the "
-                f"number of chunks ({self.n_chunks}) and batch_size ({self.batch_size}); leave lanes out for the default"
+                f"number of chunks ({self.n_chunks}) and batch_size ({self.batch_size}); leave lanes out"
             )
 
     @cached_property
@@ -154,6 +154,16 @@ class Plan:
     @property
     def n_chunks(self) -> int:
         return len(self.starts) - 1
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """What has to be the same for the same bits, beside seed and data."""
+        return {
+            "batch_size": self.batch_size,
+            "lanes": self.lanes,
+            "pool_chunks": self.pool_chunks,
+            "block_rows": self.block_rows,
+        }
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Plan, (self.starts, self.batch_size, self.lanes, self.pool_chunks, self.block_rows, self.seed)

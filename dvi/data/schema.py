@@ -238,6 +238,15 @@ def settle(found: Found, dropped: bool) -> Column:
     return Column(name, "int32", found.shape, categories)
 
 
+def free_row_dim(names: Collection[str]) -> str:
+    """The rule for naming the rows of a source without dimension names: ``row``, or else what is no column's name."""
+    return next(
+        name
+        for name in ("row", "rows", "row_number", *(f"row_{i}" for i in range(len(names) + 1)))
+        if name not in names
+    )
+
+
 def length(batch: Batch) -> int:
     """Rows of a batch."""
     return len(next(iter(batch.values())))
@@ -258,7 +267,7 @@ def encode(values: Any, column: Column) -> AnyArray:
     dtype = np.dtype(column.dtype)
     if column.categories is not None:
         positions, present = pd.factorize(_series(values))
-        codes = pd.Index(column.categories, dtype=object).get_indexer(np.asarray(present, dtype=object))
+        codes = pd.Index(column.categories, dtype=object).get_indexer(pd.Index(present, dtype=object))
         if (positions < 0).any() or (codes < 0).any():
             raise DataError(f"Column {column.name!r} has values that were not there before: the source has changed.")
         return codes.astype(dtype)[positions].reshape(values.shape)

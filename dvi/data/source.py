@@ -20,8 +20,9 @@ from dvi.errors import ArgumentError, DataError, DviWarning, NonFiniteError
 from dvi.types import AnyArray, Reader
 
 MAX_CHUNK_BYTES = 64 * 2**20
-SMALL_CHUNK_BYTES = 2**20
+LEAST_CHUNK_BYTES = 2**16
 MERGED_CHUNK_BYTES = 4 * 2**20
+MOST_LANES = 64
 LARGE_CHUNK_BYTES = 512 * 2**20
 MAX_READ_FACTOR = 4.0
 
@@ -183,27 +184,29 @@ def row_grid(readers: Sequence[Reader]) -> NDArray[np.int64]:
     """The rule for the row chunks of aligned arrays, as boundaries ``(n_chunks + 1,)``.
 
     The coarsest stored chunking whose chunks, summed over all arrays, stay within 64 MB; if there is none, the stored
-    chunking of the array with the most bytes per row. Consecutive chunks of which one takes less than 1 MB are merged
-    up to 4 MB. Arrays in memory can be cut anywhere, so they have no say; if all are in memory, chunks take 4 MB.
+    chunking of the array with the most bytes per row. Consecutive small chunks are merged up to 4 MB, or up to a part
+    of 64 of the data where that is less, so that small data too can be shared among lanes. Arrays in memory can be cut
+    anywhere, so they have no say; if all are in memory, they are cut into chunks of that size.
     """
     total = sum(map(row_nbytes, readers))
+    merged = max(LEAST_CHUNK_BYTES, min(MERGED_CHUNK_BYTES, readers[0].shape[0] * total // MOST_LANES))
     stored = [reader for reader in readers if not is_in_memory(reader)]
     if not stored:
-        lengths = regular_chunks(readers[0].shape[0], rows_per_chunk(total))
+        lengths = regular_chunks(readers[0].shape[0], rows_per_chunk(total, merged))
     else:
         chunkings = [reader.chunk_rows for reader in stored]
         fitting = [chunks for chunks in chunkings if max(chunks) * total <= MAX_CHUNK_BYTES]
         widest = max(range(len(stored)), key=lambda i: row_nbytes(stored[i]))
         lengths = min(fitting, key=len) if fitting else chunkings[widest]
-    return np.cumsum([0, *merge_small(lengths, total)], dtype=np.int64)
+    return np.cumsum([0, *merge_small(lengths, total, merged)], dtype=np.int64)
 
 
-def merge_small(lengths: Sequence[int], row_bytes: int) -> list[int]:
-    """Merge consecutive chunks of which one takes less than 1 MB, as long as the result takes at most 4 MB."""
+def merge_small(lengths: Sequence[int], row_bytes: int, most_bytes: int) -> list[int]:
+    """Merge consecutive chunks of which one takes less than a quarter of ``most_bytes``, up to that."""
     merged: list[int] = []
     for rows in lengths:
-        small = bool(merged) and min(rows, merged[-1]) * row_bytes < SMALL_CHUNK_BYTES
-        if small and (rows + merged[-1]) * row_bytes <= MERGED_CHUNK_BYTES:
+        small = bool(merged) and min(rows, merged[-1]) * row_bytes < most_bytes // 4
+        if small and (rows + merged[-1]) * row_bytes <= most_bytes:
             merged[-1] += rows
         else:
             merged.append(rows)

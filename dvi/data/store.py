@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +24,7 @@ from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
+from dvi.data.chunks import without_secrets
 from dvi.data.ingest_plan import IngestPlan
 from dvi.data.workspace import Workspace
 from dvi.errors import ArgumentError, ArgumentTypeError, StoreError, StoreExistsError, StoreNotFoundError
@@ -102,7 +103,7 @@ def target_of(store: object) -> Target:
     if isinstance(store, str) and store.startswith("file://"):
         store = store.removeprefix("file://")
     if isinstance(store, str) and "://" in store:
-        return Target(store, None, store)
+        return Target(without_secrets(store), None, store)
     if isinstance(store, str | os.PathLike):
         if not os.fspath(store):
             raise ArgumentError("store='' is not allowed: pass the path of the store to write.")
@@ -130,6 +131,12 @@ def create_group(where: Any, plan: IngestPlan, n_rows: int) -> None:
             dimension_names=array.dims,
             attributes=cast(Any, dict(array.attrs)),
         )
+
+
+def check_complete(attrs: Mapping[str, Any], label: str) -> None:
+    """Refuse a group that dvi began to write and did not finish; groups of others have no such mark."""
+    if attrs.get(COMPLETE) is False:
+        raise StoreError(f"{label} was not written to its end: call dvi.ingest again to finish it.")
 
 
 def open_arrays(where: Any, plan: IngestPlan) -> list[Any]:
@@ -182,7 +189,6 @@ def open_ingested(target: Target) -> xr.Dataset:
         attrs = zarr.open_group(target.store, mode="r").attrs
     except _OPEN_ERRORS as error:
         raise StoreNotFoundError(f"There is no Zarr group at {target.label}.") from error
-    if attrs.get(COMPLETE) is False:
-        raise StoreError(f"{target.label} was not written to its end: call dvi.ingest again to finish it.")
+    check_complete(attrs, target.label)
     dataset: xr.Dataset = xr.open_zarr(target.store, chunks=None)
     return dataset

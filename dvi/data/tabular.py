@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from dvi.data.files import Files, compression_of
-from dvi.data.schema import Batch, Column, Layout, number_dtype
+from dvi.data.schema import Batch, Column, Layout, free_row_dim, number_dtype
 from dvi.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Table:
 
     @property
     def row_dim(self) -> str:
-        return next(name for name in ("row", "rows", "row_number", "_row") if name not in self.names)
+        return free_row_dim(self.names)
 
     @property
     def n_rows(self) -> int | None:
@@ -170,6 +170,7 @@ class CsvPart:
                 sep=separator,
                 iterator=True,
                 low_memory=False,
+                float_precision="round_trip",
                 dtype_backend="numpy_nullable",
                 **options,
             ) as reader,

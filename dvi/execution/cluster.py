@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cloudpickle
@@ -119,7 +120,8 @@ class ParameterServer:
         if self._state is None or self._state.step != step:
             raise RuntimeError(f"the server is not at step {step}")
         elbos: list[float] = []
-        n_rows, lost = 0, ()
+        n_rows = 0
+        lost: tuple[str, ...] = ()
         while len(elbos) < n_steps and not lost:
             evaluation, lost = await self._ask(self._training.round(self._state), hosts)
             if evaluation is not None:
@@ -130,7 +132,7 @@ class ParameterServer:
 
     async def _ask(self, round: Round, hosts: dict[str, Actor]) -> tuple[Evaluation | None, tuple[str, ...]]:
         answers = await asyncio.gather(
-            *(_within(STEP_SECONDS, lambda h=host: h.evaluate(round.step, round.Z)) for host in hosts.values()),
+            *(_within(STEP_SECONDS, partial(_call, host, round)) for host in hosts.values()),
             return_exceptions=True,
         )
         for answer in answers:
@@ -143,6 +145,10 @@ class ParameterServer:
         for answer in answers:
             nodes |= answer.unpack()  # type: ignore[union-attr]
         return combine(nodes, self._n_leaves)[height(self._n_leaves), 0], ()
+
+
+def _call(host: Actor, round: Round) -> Any:
+    return host.evaluate(round.step, round.Z)
 
 
 async def _within(seconds: float, call: Callable[[], Any]) -> Any:
@@ -159,7 +165,7 @@ class _Placed:
     """An actor, the future that keeps it alive, and the worker it is on."""
 
     address: str
-    future: Future
+    future: Future[Any]
     actor: Actor
     leaves: range = range(0)
 
@@ -186,6 +192,7 @@ class ClusterDriver:
         self._server: _Placed | None = None
         self._at: int | None = None  # step of the server's own state
         self._looked = 0.0
+        self._missing = True  # whether lanes have to be given out again
 
     @property
     def n_hosts(self) -> int:
@@ -225,7 +232,9 @@ class ClusterDriver:
         except _LOST as error:
             if self._server.future.status == "finished" and self._server.address in self._workers():
                 raise
-            logger.warning("the parameter server on %s went away at step %d: %s", self._server.address, state.step, error)
+            logger.warning(
+                "the parameter server on %s went away at step %d: %s", self._server.address, state.step, error
+            )
             self._server, self._at = None, None
             return None
         self._at = block.report.state.step
@@ -250,14 +259,13 @@ class ClusterDriver:
         if self._server is None or self._server.address not in workers or self._server.future.status == "error":
             self._start_server(next(iter(self._hosts)))
 
-    _missing = True  # whether lanes have to be given out again
-
     def _wait_for_workers(self) -> dict[str, int]:
         deadline = time.monotonic() + HEAL_SECONDS
         while not (workers := self._workers()):
             if time.monotonic() > deadline:
+                address = self._client.scheduler_info()["address"]
                 raise ClusterError(
-                    f"the Dask cluster at {self._client.scheduler.address} had no worker for {HEAL_SECONDS:.0f} s; "
+                    f"the Dask cluster at {address} had no worker for {HEAL_SECONDS:.0f} s; "
                     "start workers (cluster.scale(n)) and run the fit again, or resume it from a checkpoint"
                 )
             time.sleep(0.1)
@@ -306,12 +314,12 @@ class ClusterDriver:
             placed.actor.prepare().result(timeout=START_SECONDS)
         self._server, self._at = placed, None
 
-    def _submit(self, cls: type[Any], address: str, *arguments: Any) -> Future:
+    def _submit(self, cls: type[Any], address: str, *arguments: Any) -> Future[Any]:
         return self._client.submit(
             cls, *arguments, actor=True, workers=[address], allow_other_workers=False, pure=False, retries=0
         )
 
-    def _placed(self, address: str, future: Future) -> _Placed | None:
+    def _placed(self, address: str, future: Future[Any]) -> _Placed | None:
         try:
             return _Placed(address, future, future.result(timeout=START_SECONDS))
         except DviError:
@@ -342,6 +350,7 @@ class ClusterDriver:
 def active_client() -> Client | None:
     """The Dask client of this process, if there is one."""
     try:
-        return default_client()
+        client: Client = default_client()
+        return client
     except ValueError:
         return None

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dvi.data.plan import Plan
+from dvi.data.plan import Plan, default_block_rows, default_lanes, default_pool_chunks
 from dvi.data.source import Source
 from dvi.data.stream import Block, Stream
 from dvi.errors import ModelError, NonFiniteError
 from dvi.model.compile import CompiledKernel, Program, compile_kernel
+from dvi.model.graph import DataTerm
 from dvi.types import AnyArray, Evaluation, FloatArray, Round
 
 
@@ -40,7 +41,6 @@ class Problem:
     """All data terms of a fit."""
 
     terms: tuple[LaneTerm, ...]
-    ndim: int
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:
@@ -50,6 +50,27 @@ class Problem:
     def empty(self, round: Round) -> Evaluation:
         """The evaluation of no rows."""
         return Evaluation(np.zeros(len(round.Z)), np.zeros(round.Z.shape), 0)
+
+
+def plan_problem(terms: tuple[DataTerm, ...], lanes: int | None, seed: int) -> Problem:
+    """Data terms with the plan of a run: which rows each step reads, in how many lanes.
+
+    Parameters
+    ----------
+    terms : tuple of DataTerm
+    lanes : int or None
+        Lanes of every term; chosen from data and batch size by default.
+    seed : int
+    """
+    planned = []
+    for term in terms:
+        source, batch_size = term.batch.source, term.batch.batch_size
+        n_lanes = lanes or default_lanes(source.n_chunks, batch_size)
+        pool_chunks = default_pool_chunks(source.chunk_nbytes, n_lanes)
+        block_rows = default_block_rows(source.row_nbytes)
+        plan = Plan(source.starts, batch_size, n_lanes, pool_chunks, block_rows, seed)
+        planned.append(LaneTerm(term.names, source, plan, term.program))
+    return Problem(tuple(planned))
 
 
 class LaneEvaluator:
@@ -96,10 +117,11 @@ class LaneEvaluator:
             return
         size = np.abs(whole) + np.abs(halves[0]) + np.abs(halves[1])
         if (np.abs(whole - halves[0] - halves[1]) > 1e-6 * size + 1e-9).any():
+            names = ", ".join(self.problem.terms[term].names)
             raise ModelError(
-                f"the likelihood of {', '.join(self.problem.terms[term].names)} is not a sum over rows: on {n_rows} rows "
-                f"it is {whole[0]:.10g}, on their two halves {halves[0][0] + halves[1][0]:.10g}; statistics of a batch "
-                "(a mean, a cumulative sum, a difference of neighbouring rows) have to be computed on the full data first"
+                f"the likelihood of {names} is not a sum over rows: on {n_rows} rows it is {whole[0]:.10g}, on their "
+                f"halves {halves[0][0] + halves[1][0]:.10g}; compute statistics of rows together (a mean, a cumulative "
+                "sum, a difference of neighbours) on the full data first"
             )
 
     def use(self, term: int, source: Source) -> None:
@@ -167,8 +189,8 @@ def _compile(term: LaneTerm) -> CompiledKernel:
         return compile_kernel(term.program, example)
     except (ValueError, IndexError, AssertionError) as error:
         raise ModelError(
-            f"the likelihood of {', '.join(term.names)} cannot be evaluated on two rows ({error}); a batch may have any "
-            "number of rows, so nothing in the likelihood may have the length of a batch except the Minibatch variables"
+            f"the likelihood of {', '.join(term.names)} cannot be evaluated on two rows ({error}); a batch may have "
+            "any number of rows, so nothing but the Minibatch variables may have the length of a batch"
         ) from error
 
 

@@ -65,7 +65,8 @@ class VariationalTraining:
         """Standard normal numbers ``(S, d)`` of one step: a pure function of seed and step."""
         d = self.family.ndim
         steps = max(1, min(_NOISE_STEPS, _NOISE_SIZE // (self.draws * d)))
-        return _noise(self.seed, step // steps, steps, self.draws, d)[step % steps]
+        drawn: FloatArray = _noise(self.seed, step // steps, steps, self.draws, d)[step % steps]
+        return drawn
 
     def round(self, state: State) -> Round:
         """Draws from the current approximation."""

@@ -75,7 +75,7 @@ def compile_lock() -> FileLock:
 
 @dataclass(frozen=True, eq=False)
 class CompiledKernel:
-    """A compiled :class:`Program`: ``(Z (S, d), *blocks) -> (value (S,), gradient (S, d))``, callable from any thread."""
+    """A compiled program: ``(Z (S, d), *blocks) -> (value (S,), gradient (S, d))``, callable from any thread."""
 
     function: Any
     constants: tuple[AnyArray, ...]
@@ -107,7 +107,8 @@ def compile_kernel(program: Program, example: tuple[AnyArray, ...] = ()) -> Comp
             mode=_nogil_mode(),
             on_unused_input="ignore",
         )
-        kernel = CompiledKernel(compiled.vm.jit_fn, tuple(np.require(v, requirements="CAW") for v in program.values))
+        values = tuple(np.require(v, requirements=["C", "A", "W"]) for v in program.values)
+        kernel = CompiledKernel(compiled.vm.jit_fn, values)
         d = program.z.type.shape[0]
         kernel(np.zeros((1, d)), *example)
     return kernel

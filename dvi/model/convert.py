@@ -14,6 +14,7 @@ from dvi.data.source import Source
 from dvi.errors import ModelError
 from dvi.model.minibatch import Batch, bind, bound_variables, check_batch_size
 
+
 def convert_pymc_minibatches(graphs: list[Variable[Any, Any]]) -> dict[Variable[Any, Any], Variable[Any, Any]]:
     """Variables bound to the arrays of each ``pm.Minibatch`` that graphs reach, by the variables they stand for."""
     nodes = dict.fromkeys(v.owner for v in ancestors(graphs) if v.owner and isinstance(v.owner.op, MinibatchOp))

@@ -42,7 +42,7 @@ class DrawFunction:
 
 
 def model_draws(model: pm.Model, layout: Layout) -> DrawFunction:
-    """Free variables and deterministics of a model. Deterministics of a batch are left out: they have no full length."""
+    """Free variables and deterministics of a model, but those that depend on a batch and so have no full length."""
     graphs = model.replace_rvs_by_values([*model.free_RVs, *model.deterministics])
     named = dict(zip((v.name for v in [*model.free_RVs, *model.deterministics]), graphs, strict=True))
     kept = {n: g for n, g in named.items() if not bound_variables([g]) and not _is_minibatch(g)}

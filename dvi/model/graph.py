@@ -14,9 +14,9 @@ from pymc.initial_point import make_initial_point_fn
 from pymc.logprob.basic import transformed_conditional_logp
 from pymc.logprob.utils import replace_rvs_by_values
 from pymc.variational.minibatch_rv import MinibatchRandomVariable
+from pymc.vartypes import continuous_types
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable, clone_get_equiv
-from pymc.vartypes import continuous_types
 from pytensor.graph.replace import graph_replace
 from pytensor.graph.traversal import ancestors, explicit_graph_inputs, graph_inputs
 from pytensor.tensor.type_other import NoneConst
@@ -200,9 +200,7 @@ def _log_densities(
 
 def _strip_wrappers(graphs: Sequence[TensorLike]) -> list[TensorLike]:
     """Remove what is left of PyMC's ``total_size`` wrappers, which do nothing but name a size."""
-    wrappers = [
-        v for v in ancestors(graphs) if v.owner is not None and isinstance(v.owner.op, MinibatchRandomVariable)
-    ]
+    wrappers = [v for v in ancestors(graphs) if v.owner is not None and isinstance(v.owner.op, MinibatchRandomVariable)]
     return list(graph_replace(list(graphs), {v: v.owner.inputs[0] for v in wrappers}, strict=False))
 
 
@@ -240,7 +238,7 @@ def _batch_of(term: _Term) -> Batch | None:
     if term.logp.type.ndim == 0 or term.logp.type.broadcastable[0]:
         raise ModelError(
             f"the log density of {term.name!r} does not have one value for each row of its Minibatch, so it cannot be "
-            "scaled; the leading dimension of the observed variable has to be the rows, independent given the parameters"
+            "scaled; the leading dimension of the observed variable has to be its rows, independent of each other"
         )
     return batches[0]
 
@@ -329,14 +327,14 @@ def _is_data(variable: TensorLike) -> bool:
 def _layout(model: pm.Model, start: Mapping[str, Any]) -> tuple[Layout, FloatArray]:
     """The flat vector of a model in the order of ``model.free_RVs``, and its initial point."""
     point = _initial_point(model, start)
-    entries, start = [], 0
+    entries, offset = [], 0
     for rv in model.free_RVs:
         value = model.rvs_to_values[rv]
         shape = tuple(int(n) for n in np.shape(point[value.name]))
-        stop = start + int(np.prod(shape, dtype=np.int64))
+        stop = offset + int(np.prod(shape, dtype=np.int64))
         dims = tuple(model.named_vars_to_dims.get(rv.name, (None,) * rv.type.ndim))
-        entries.append(Entry(rv.name, value.name, shape, start, stop, dims, describe_transform(model, rv)))
-        start = stop
+        entries.append(Entry(rv.name, value.name, shape, offset, stop, dims, describe_transform(model, rv)))
+        offset = stop
     used = {d for e in entries for d in e.dims if d is not None}
     coords = {k: tuple(np.asarray(v).tolist()) for k, v in model.coords.items() if k in used and v is not None}
     flat = [np.ravel(np.asarray(point[e.value_name], dtype=np.float64)) for e in entries]

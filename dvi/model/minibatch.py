@@ -175,7 +175,7 @@ def Potential(name: str, var: Any, *, total_size: int | None = None, dims: Any =
     var = pt.as_tensor(var)
     if var.type.ndim == 0:
         raise ArgumentError(
-            f"the potential {name!r} is a scalar; give one value for each row of the Minibatch, before summing over rows"
+            f"the potential {name!r} is a scalar; give one value for each row of the Minibatch, not their sum"
         )
     potential = pm.Potential(name, var, dims=dims)
     potential.tag.dvi_total_size = (total_size,)

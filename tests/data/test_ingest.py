@@ -15,9 +15,12 @@ import pytest
 import xarray as xr
 import zarr
 
+from dvi.data import ingest as driver
 from dvi.data import ingest_progress, unwrap
 from dvi.data.ingest import ingest
+from dvi.data.readers import reader
 from dvi.data.shuffle import permutation
+from dvi.data.stored import ZarrReader
 from dvi.errors import DviWarning
 
 N = 1000
@@ -210,8 +213,10 @@ def test_columns_without_names_get_their_position(tmp_path) -> None:
     assert set(ingest(pd.DataFrame(np.eye(3)), tmp_path / "store.zarr", **SMALL).data_vars) == {"0", "1", "2"}
 
 
-def test_a_column_named_row_does_not_become_an_index(tmp_path) -> None:
-    ds = ingest(pd.DataFrame({"row": [3, 1, 2]}), tmp_path / "store.zarr", shuffle=False, **SMALL)
+@pytest.mark.parametrize("kind", ["dict", "table"])
+def test_a_column_named_row_does_not_become_an_index(kind, tmp_path) -> None:
+    source = {"row": [3, 1, 2]} if kind == "dict" else pd.DataFrame({"row": [3, 1, 2]})
+    ds = ingest(source, tmp_path / "store.zarr", shuffle=False, **SMALL)
     assert ds["row"].dims == ("rows",)
     assert ds["row"].values.tolist() == [3, 1, 2]
 
@@ -270,6 +275,31 @@ def test_names_and_coordinates_of_xarray_are_kept(tmp_path) -> None:
     assert ds.attrs["title"] == "t"
 
 
+def test_the_store_is_read_without_anything_in_between(tmp_path) -> None:
+    ds = ingest({"x": np.arange(6.0).reshape(3, 2)}, tmp_path / "store.zarr", shuffle=False, **SMALL)
+    x = reader(ds["x"])
+    assert isinstance(x, ZarrReader)
+    assert x.read(1, 3).tolist() == [[2.0, 3.0], [4.0, 5.0]]
+
+
+def test_a_dict_of_xarray_objects_shares_the_rows(tmp_path) -> None:
+    arrays = {"x": xr.DataArray(np.eye(3), dims=("obs", "k")), "y": xr.Variable(("time",), [1, 2, 3])}
+    ds = ingest(arrays, tmp_path / "store.zarr", shuffle=False, **SMALL)
+    assert ds["x"].dims == ("row", "k")
+    assert ds["y"].values.tolist() == [1, 2, 3]
+
+
+def test_a_zarr_array(tmp_path) -> None:
+    zarr.create_array(tmp_path / "z.zarr", data=np.arange(5), chunks=(2,))
+    assert ingest(tmp_path / "z.zarr", tmp_path / "s.zarr", shuffle=False, **SMALL)["x"].values.tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+
+
 def test_a_data_array_keeps_its_name(tmp_path) -> None:
     array = xr.DataArray(np.arange(6.0).reshape(3, 2), dims=("obs", "k"), name="design")
     ds = ingest(array, tmp_path / "store.zarr", shuffle=False, **SMALL)
@@ -303,19 +333,32 @@ def test_stores_that_cannot_rename(expected) -> None:
     xr.testing.assert_equal(ingest(table(), store, overwrite=True, **SMALL), expected)
 
 
-def test_batches_are_bounded_by_the_memory_allowed(tmp_path, monkeypatch) -> None:
-    """No array of rows that the driver holds is larger than an eighth of ``memory_bytes``, but for chance."""
-    held: list[int] = []
-    empty = np.empty
+def test_urls(tmp_path, expected) -> None:
+    table().to_parquet("memory://dvi-test/table.parquet", row_group_size=300)
+    ds = ingest("memory://dvi-test/*.parquet", "memory://user:secret@dvi-test/store.zarr", **SMALL)
+    xr.testing.assert_equal(ds, expected)
+    xr.testing.assert_equal(ingest(table(), f"file://{tmp_path}/file.zarr", **SMALL), expected)
+    xr.testing.assert_equal(ingest(table(), zarr.storage.LocalStore(tmp_path / "local.zarr"), **SMALL), expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file.zarr", "local.zarr"]
 
-    def recording(*args: Any, **options: Any) -> np.ndarray:
-        held.append((array := empty(*args, **options)).nbytes)
-        return array
 
-    monkeypatch.setattr("dvi.data.ingest_plan.np.empty", recording)
+def test_batches_and_buckets_are_bounded_by_the_memory_allowed(tmp_path, monkeypatch) -> None:
+    """An eighth of ``memory_bytes`` each; how many rows a bucket has is random, with a standard deviation of 16."""
+    batches: list[int] = []
+    buckets: list[int] = []
+    records, read = driver.records, driver.Buckets.read
+    monkeypatch.setattr(driver, "records", lambda *args: kept(batches, records(*args)))
+    monkeypatch.setattr(driver.Buckets, "read", lambda self, bucket: kept(buckets, read(self, bucket)))
     np.save(tmp_path / "x.npy", np.zeros((20_000, 10)))
     ingest(tmp_path / "x.npy", tmp_path / "store.zarr", memory_bytes=200_000, progressbar=False)
-    assert 0 < max(held) <= 200_000 / 8
+    assert sum(batches) == sum(buckets) == 20_000 * 88
+    assert max(batches) <= 200_000 / 8
+    assert max(buckets) <= 200_000 / 8 + 5 * 16 * 88
+
+
+def kept(sizes: list[int], array: np.ndarray) -> np.ndarray:
+    sizes.append(array.nbytes)
+    return array
 
 
 def test_progress_is_logged_where_there_is_no_terminal(tmp_path, monkeypatch, caplog) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import dask.array as da
 import filelock
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -110,6 +111,39 @@ def test_files(name, content, error, message, tmp_path) -> None:
 def test_pickled_arrays_are_never_loaded(tmp_path) -> None:
     np.save(tmp_path / "x.npy", np.array([{}]), allow_pickle=True)
     refuse(DataError, "cannot be mapped into memory", tmp_path / "x.npy", tmp_path / "store.zarr")
+
+
+@pytest.mark.parametrize("suffix", ["npz", "zarr"])
+def test_several_files_where_one_is_read(suffix, tmp_path) -> None:
+    paths = [tmp_path / f"{i}.{suffix}" for i in range(2)]
+    for path in paths:
+        np.savez(path, x=np.zeros(3)) if suffix == "npz" else zarr.create_group(path)
+    refuse(DataError, "only one .* can be read at a time", paths, tmp_path / "store.zarr")
+
+
+def test_two_files_of_one_name(tmp_path) -> None:
+    paths = [tmp_path / "1" / "x.npy", tmp_path / "2" / "x.npy"]
+    for path in paths:
+        path.parent.mkdir()
+        np.save(path, np.zeros(3))
+    refuse(DataError, "several files of one name", paths, tmp_path / "store.zarr")
+
+
+def test_a_remote_file_cannot_be_mapped(tmp_path) -> None:
+    with fsspec.open("memory://dvi-test/x.npy", "wb") as file:
+        np.save(file, np.zeros(3))
+    refuse(ArgumentError, "copy it to this machine first", "memory://dvi-test/x.npy", tmp_path / "store.zarr")
+
+
+def test_names_of_dimensions(tmp_path) -> None:
+    y = xr.DataArray(np.eye(2), dims=("a", "k"))
+    refuse(DataError, "'k' is the name of an array and of a dim", {"k": np.zeros(2), "y": y}, tmp_path / "store.zarr")
+    source = xr.Dataset({"a": ("row", [1.0, 2.0])}, {"x_column": [1, 2, 3]})
+    message = "'x_column' of 'x' is 1 long and 3 elsewhere"
+    refuse(DataError, message, source, tmp_path / "store.zarr", pack={"x": ["a"]})
+    message = "'x_column' has the name of a dimension as well"
+    source = pd.DataFrame({"a": [1.0], "x_column": [1.0]})
+    refuse(DataError, message, source, tmp_path / "store.zarr", pack={"x": ["a"]})
 
 
 def test_an_empty_folder(tmp_path) -> None:

@@ -53,10 +53,12 @@ def lengths(*arrays: Any) -> list[int]:
 
 
 class TestGrid:
-    def test_arrays_in_memory_take_4_mb_chunks_together(self) -> None:
-        x, y = reader(np.zeros((10 * MB, 1), "u1")), reader(np.zeros(10 * MB, "u1"))
-        assert lengths(x, y) == [2 * MB] * 5
-        assert lengths(y) == [4 * MB, 4 * MB, 2 * MB]
+    def test_arrays_in_memory_are_cut_in_64_or_in_4_mb_together(self) -> None:
+        x, y = reader(np.zeros((16 * MB, 1), "u1")), reader(np.zeros(16 * MB, "u1"))
+        assert lengths(x, y) == [MB // 4] * 64
+        assert lengths(y) == [MB // 4] * 64
+        assert lengths(reader(np.zeros(MB // 8, "u1"))) == [MB // 16] * 2
+        assert lengths(reader(np.broadcast_to(np.zeros((), "u1"), (320, MB)))) == [4] * 80
 
     def test_the_coarsest_chunking_within_64_mb_wins(self) -> None:
         fine, coarse = Stored(regular_chunks(100, 10), MB), Stored(regular_chunks(100, 30), MB)
@@ -75,13 +77,14 @@ class TestGrid:
         assert lengths(reader(np.zeros((100, MB), "u1")), Stored(regular_chunks(100, 25), 8)) == [25] * 4
 
     def test_small_chunks_are_merged(self) -> None:
-        assert lengths(Stored((1,) * 100, MB // 16)) == [64, 36]
+        assert lengths(Stored((1,) * 6400, MB // 16)) == [64] * 100
+        assert lengths(Stored((1,) * 100, MB // 16)) == [1] * 100
         assert lengths(Stored((1,) * 10, MB)) == [1] * 10
-        assert merge_small([8, 1, 8, 1, 1, 8, 16, 20], MB // 8) == [9, 10, 8, 16, 20]
+        assert merge_small([8, 1, 8, 1, 1, 8, 16, 20], MB // 8, 4 * MB) == [9, 10, 8, 16, 20]
 
     @given(chunkings, st.sampled_from([1, MB // 64, MB // 9, MB // 2, MB, 5 * MB]))
     def test_merged_chunks_end_where_chunks_end(self, rows: list[int], width: int) -> None:
-        merged = merge_small(rows, width)
+        merged = merge_small(rows, width, 4 * MB)
         assert set(np.cumsum(merged)) <= set(np.cumsum(rows)) and sum(merged) == sum(rows)
         assert max(merged) * width <= max(4 * MB, max(rows) * width)
         for left, right in pairwise(merged):
@@ -127,7 +130,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 class TestSource:
     def test_reads_aligned_rows(self, source: Source) -> None:
-        assert source.starts.tolist() == [0, 17_000, 34_000, 51_000, 70_000]
+        assert source.starts.tolist() == [0, 17_000, 34_000, 51_000, 68_000, 70_000]
         slabs = [source.read(chunk) for chunk in range(source.n_chunks)]
         x, y, g = (np.concatenate(parts) for parts in zip(*slabs, strict=True))
         np.testing.assert_array_equal(x, source.readers[0].read(0, 70_000))
@@ -144,7 +147,7 @@ class TestSource:
     def test_sizes(self, source: Source) -> None:
         assert source.n_rows == 70_000
         assert source.row_nbytes == 10 * 8
-        assert source.chunk_nbytes == 19_000 * 80
+        assert source.chunk_nbytes == 17_000 * 80
         assert source.in_memory == ("y",)
 
     def test_head(self, source: Source) -> None:
@@ -153,7 +156,7 @@ class TestSource:
         assert len(source.head(1_000_000)[1]) == 70_000
 
     def test_is_described(self, source: Source) -> None:
-        assert "70,000 rows in 4 chunks of at most 1.52 MB, 5.6 MB in all" in repr(source)
+        assert "70,000 rows in 5 chunks of at most 1.36 MB, 5.6 MB in all" in repr(source)
         assert "y  float64 (70,000)  memory (computed from Dask" in repr(source)
         page = Source.align([reader(np.ones(3))], ["<x>"])._repr_html_()
         assert "<td>&lt;x&gt;</td><td>float64</td><td>(3)</td><td>memory</td>" in page
@@ -169,7 +172,7 @@ class TestSource:
 
     def test_a_chunk_that_does_not_exist(self, source: Source) -> None:
         for chunk in (-1, 4):
-            with pytest.raises(ArgumentError, match=f"Chunk {chunk} does not exist: there are 4"):
+            with pytest.raises(ArgumentError, match=f"Chunk {chunk} does not exist: there are 5"):
                 source.read(chunk)
 
 

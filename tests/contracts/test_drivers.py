@@ -1,0 +1,120 @@
+"""Every place to run gives the same bits: one row for each driver and size."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytest
+from distributed import Client, LocalCluster
+
+import dvi
+from dvi.errors import NonFiniteError
+
+PLACES: dict[str, dict[str, Any]] = {
+    "two threads": {"threads": 2},
+    "five threads": {"threads": 5},
+    "one worker in this process": {"processes": False, "n_workers": 1, "threads_per_worker": 2},
+    "two workers in this process": {"processes": False, "n_workers": 2, "threads_per_worker": 1},
+    "one process": {"n_workers": 1, "threads_per_worker": 1},
+    "two processes": {"n_workers": 2, "threads_per_worker": 1},
+    "three processes": {"n_workers": 3, "threads_per_worker": 1},
+}
+
+
+@contextlib.contextmanager
+def place(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Keywords of fit() that run it in a place."""
+    if "threads" in settings:
+        yield settings
+        return
+    with LocalCluster(dashboard_address=":0", **settings) as cluster, Client(cluster) as client:
+        yield {"client": client}
+
+
+def logistic() -> pm.Model:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(30_000, 8))
+    y = (rng.random(30_000) < 1 / (1 + np.exp(-x[:, 0]))).astype(np.int8)
+    group = rng.integers(0, 5, 30_000).astype(np.int16)
+    xs, ys, groups = dvi.Minibatch(x, y, group, batch_size=8192)
+    with pm.Model() as model:
+        b = pm.Normal("b", 0, 1, shape=8)
+        a = pm.Normal("a", 0, pm.HalfNormal("s"), shape=5)
+        pm.Bernoulli("y", logit_p=xs @ b + a[groups], observed=ys)
+    return model
+
+
+def hierarchical_robust(folder: Any) -> pm.Model:
+    rng = np.random.default_rng(2)
+    n = 20_000
+    data = {
+        "delay": rng.standard_t(3, n) * 20,
+        "carrier": rng.integers(0, 16, n).astype(np.int16),
+        "distance": rng.normal(size=n),
+    }
+    stored = dvi.ingest(data, folder / "flights.zarr", chunk_bytes=16_000, progressbar=False)
+    y, carrier, distance = dvi.Minibatch(stored["delay"], stored["carrier"], stored["distance"], batch_size=5000)
+    with pm.Model() as model:
+        effect = pm.Normal("effect", 0, pm.HalfNormal("scale", 10), shape=16)
+        mu = pm.Normal("mu", 0, 10) + effect[carrier] + pm.Normal("slope", 0, 5) * distance
+        pm.StudentT("delay", nu=pm.Gamma("nu", 2, 0.1), mu=mu, sigma=pm.HalfNormal("sigma", 20), observed=y)
+    return model
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pm.Model]:
+    return {"logistic": logistic(), "robust": hierarchical_robust(tmp_path_factory.mktemp("flights"))}
+
+
+def digest(approx: dvi.Approximation) -> str:
+    return hashlib.sha256(approx.theta.tobytes() + approx.hist.tobytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def alone(models: dict[str, pm.Model]) -> dict[str, str]:
+    """What one thread gives."""
+    fits = {k: dvi.fit(60, model=m, random_seed=5, threads=1, lanes=4, progressbar=False) for k, m in models.items()}
+    assert all(term["lanes"] == 4 for fit in fits.values() for term in fit.run["lanes"])
+    return {k: digest(fit) for k, fit in fits.items()}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_the_bits_are_those_of_one_thread(name: str, models: dict[str, pm.Model], alone: dict[str, str]) -> None:
+    with place(PLACES[name]) as where:
+        for kind, model in models.items():
+            again = dvi.fit(60, model=model, random_seed=5, lanes=4, progressbar=False, **where)
+            assert digest(again) == alone[kind], kind
+
+
+@pytest.mark.parametrize("name", ["two threads", "two workers in this process"])
+def test_a_likelihood_that_is_not_finite_names_the_row(name: str) -> None:
+    y = np.ones(3000)
+    y[1234] = -1.0  # outside the support
+    with pm.Model() as model:
+        pm.Exponential("y", pm.HalfNormal("rate"), observed=dvi.Minibatch(y, batch_size=3000))
+    with place(PLACES[name]) as where, pytest.raises(NonFiniteError, match=r"row 1234 in chunk 0, where minibatch.0=-1"):
+        dvi.fit(5, model=model, random_seed=1, progressbar=False, **where)
+
+
+@pytest.mark.parametrize("name", ["two threads", "two workers in this process"])
+def test_nan_in_the_data_names_array_chunk_and_row(name: str) -> None:
+    y = np.zeros(3000)
+    y[77] = np.nan
+    with pm.Model() as model:
+        pm.Normal("y", pm.Normal("mu"), 1.0, observed=dvi.Minibatch(y, batch_size=100))
+    with place(PLACES[name]) as where, pytest.raises(NonFiniteError, match=r"minibatch\.0.*chunk 0.*row 77"):
+        dvi.fit(5, model=model, random_seed=1, progressbar=False, **where)
+
+
+@pytest.mark.parametrize("name", ["two threads", "two processes"])
+def test_a_likelihood_whose_rows_depend_on_each_other_is_refused(name: str) -> None:
+    y = dvi.Minibatch(np.random.default_rng(0).normal(size=3000), batch_size=100)
+    with pm.Model() as model:
+        pm.Normal("y", pm.Normal("mu") + y.mean(), 1.0, observed=y)
+    with place(PLACES[name]) as where, pytest.raises(dvi.errors.ModelError, match="not a sum over rows"):
+        dvi.fit(5, model=model, random_seed=1, progressbar=False, **where)

@@ -1,0 +1,45 @@
+"""The summation tree gives the same bits however its leaves are spread."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dvi.execution.tree import assign, combine, height
+from dvi.types import Evaluation
+
+
+def leaves(n: int) -> dict[tuple[int, int], Evaluation]:
+    rng = np.random.default_rng(n)
+    return {(0, i): Evaluation(rng.normal(size=1) * 10.0 ** rng.integers(-8, 8), rng.normal(size=(1, 3)), 1)
+            for i in range(n)}  # fmt: skip
+
+
+@given(st.integers(1, 70), st.lists(st.integers(1, 5), min_size=1, max_size=9))
+def test_any_assignment_gives_the_same_bits(n: int, capacities: list[int]) -> None:
+    nodes = leaves(n)
+    whole = combine(nodes, n)
+    assert set(whole) == {(height(n), 0)}
+    parts = {}
+    for run in assign(n, capacities):
+        parts |= combine({(0, i): nodes[0, i] for i in run}, n)
+    spread = combine(parts, n)
+    assert set(spread) == {(height(n), 0)}
+    one, other = whole[height(n), 0], spread[height(n), 0]
+    assert one.n_rows == n
+    assert one.loglik.tobytes() == other.loglik.tobytes()
+    assert one.score.tobytes() == other.score.tobytes()
+
+
+@given(st.integers(1, 70), st.lists(st.integers(1, 5), min_size=1, max_size=9))
+def test_runs_cover_the_leaves_in_order(n: int, capacities: list[int]) -> None:
+    runs = assign(n, capacities)
+    assert len(runs) == len(capacities)
+    assert [i for run in runs for i in run] == list(range(n))
+
+
+def test_hosts_send_few_nodes() -> None:
+    nodes = leaves(64)
+    for run in assign(64, [1, 1]):
+        assert len(combine({(0, i): nodes[0, i] for i in run}, 64)) == 1
