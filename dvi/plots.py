@@ -48,18 +48,20 @@ def plot_elbo(approx: Approximation, ax: Any = None) -> Any:
     >>> dvi.plots.plot_elbo(approx).get_xlabel()
     'step'
     """
-    from matplotlib import pyplot
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import StrMethodFormatter
 
     elbo = -np.asarray(approx.hist)
     if len(elbo) == 0:
         raise ArgumentError("the approximation has no history: fit at least one step before plotting its ELBO")
     if ax is None:
-        ax = pyplot.figure(layout="constrained").add_subplot()
+        ax = plt.figure(layout="constrained").add_subplot()
     window = max(1, len(elbo) // _WINDOWS)
     last = np.arange(window, len(elbo) + 1)  # of each window, counted from 1
     ax.plot(np.arange(1, len(elbo) + 1), elbo, color="C0", alpha=0.2, linewidth=0.5, label="one step")
     ax.plot(last - (window - 1) / 2, moving_mean(elbo, window), color="C0", label=f"mean of {window} steps")
     ax.set_ylim(*_limits(elbo))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.7g}"))
     ax.set(xlabel="step", ylabel="ELBO (nats)")
     ax.legend(loc="lower right", frameon=False)
     return ax

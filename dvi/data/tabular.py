@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _SAMPLE_ROWS = 1000
 _ARROW_ROWS = 16_384
 
+# Floats are read to the last bit by default from pandas 3.1 on, and on request before.
+_EXACT_FLOATS = {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
+
 
 class Part(Protocol):
     """Consecutive rows of a table."""
@@ -170,7 +173,7 @@ class CsvPart:
                 sep=separator,
                 iterator=True,
                 low_memory=False,
-                float_precision="round_trip",
+                **_EXACT_FLOATS,
                 dtype_backend="numpy_nullable",
                 **options,
             ) as reader,

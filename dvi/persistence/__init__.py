@@ -60,7 +60,7 @@ def save(approximation: Approximation, store: Any, *, overwrite: bool = False) -
     target = place_of(store)
     check_free(target, overwrite)
     attributes = attributes_of(approximation)
-    put(target, tree_of(approximation), attributes)
+    put(target, tree_of(approximation), attributes, overwrite)
 
 
 def load(store: Any, model: pm.Model | None = None) -> Approximation:

@@ -27,7 +27,8 @@ from dvi.data.chunks import without_secrets
 from dvi.data.store import COMPLETE, Target, target_of
 from dvi.errors import DviError, StoreError, StoreExistsError, StoreNotFoundError
 
-FORMAT = "dvi_format"  # attribute of every root that dvi.save writes; its value is the version of the format
+FORMAT = "dvi_format"  # attribute of every root that is written here
+VERSION = 1  # its value
 
 _CHUNK_BYTES = 32 * 2**20
 _CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec())
@@ -42,6 +43,7 @@ def place_of(store: Any) -> Target:
 
 
 def label_of(target: Target) -> str:
+    """The name of a store in messages."""
     return without_secrets(target.label)
 
 
@@ -50,51 +52,67 @@ def explained(target: Target, what: str, remedy: str) -> Iterator[None]:
     """Every failure of a store as one kind of error. Stores and damaged files raise whatever they like."""
     try:
         yield
-    except StoreNotFoundError:
+    except StoreError:
         raise
     except Exception as error:
-        reason = str(error) if isinstance(error, DviError) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, DviError | ValueError) else f"{type(error).__name__}: {error}"
         raise StoreError(f"{label_of(target)} {what} ({without_secrets(reason)}). {remedy}") from error
 
 
 def check_free(target: Target, overwrite: bool) -> None:
-    """Refuse to replace a saved approximation unasked, and ever to replace anything else."""
+    """Refuse to replace a saved approximation unasked, and ever to replace anything else.
+
+    Raises
+    ------
+    StoreExistsError
+        If there is something and ``overwrite`` is False.
+    StoreError
+        If there is something that was not written here.
+    """
     try:
         found = open_root(target).attrs.asdict()
     except StoreNotFoundError:
         return
     except StoreError:
+        if target.path is None:
+            raise
         found = {}
     ours = FORMAT in found
     if ours and target.path is None and found.get(COMPLETE) is not True:  # left by a save that was stopped
         return
-    if overwrite and not ours:
-        raise StoreError(
-            f"{label_of(target)} is not a saved approximation and is not replaced. Choose another name, or delete it."
-        )
     if not overwrite:
         remedy = "Read it with dvi.load, pass overwrite=True to replace it, or choose" if ours else "Choose"
         raise StoreExistsError(f"{label_of(target)} exists already. {remedy} another name.")
+    if not ours:
+        raise StoreError(
+            f"{label_of(target)} is not a saved approximation and is not replaced. Choose another name, or delete it."
+        )
 
 
 def open_root(target: Target) -> zarr.Group:
-    """The group as it is now, without consolidated metadata, which may be older than it."""
-    if target.path is not None:
-        path = _place(target.path)
-        if _is_free(path):
-            raise StoreNotFoundError(f"There is nothing at {label_of(target)}. Check the path.")
-    store = target.store if target.path is None else LocalStore(path, read_only=True)
+    """The group as it is now, without consolidated metadata, which may be older than it.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is nothing.
+    StoreError
+        If there is something else.
+    """
     with explained(target, "is not a Zarr group that can be read", "Pass what approx.save wrote."):
+        if target.path is not None:
+            path = _place(target.path)
+            if _is_free(path):
+                raise StoreNotFoundError(f"There is nothing at {label_of(target)}. Check the path.")
+            return zarr.open_group(LocalStore(path, read_only=True), mode="r", use_consolidated=False)
         try:
-            return zarr.open_group(store, mode="r", use_consolidated=False)
+            return zarr.open_group(target.store, mode="r", use_consolidated=False)
         except FileNotFoundError as error:
-            if target.path is None:
-                raise StoreNotFoundError(f"There is no Zarr group at {label_of(target)}. Check the address.") from error
-            raise
+            raise StoreNotFoundError(f"There is no Zarr group at {label_of(target)}. Check the address.") from error
 
 
-def put(target: Target, tree: xr.DataTree, attributes: dict[str, Any]) -> None:
-    """Write groups and the attributes of their root, in place of what `check_free` found.
+def put(target: Target, tree: xr.DataTree, attributes: dict[str, Any], overwrite: bool) -> None:
+    """Write groups and the attributes of their root, and replace what `check_free` lets replace.
 
     Parameters
     ----------
@@ -106,9 +124,10 @@ def put(target: Target, tree: xr.DataTree, attributes: dict[str, Any]) -> None:
     """
     with explained(target, "cannot be written", "Choose a place that you may write to."):
         if target.path is None:
+            check_free(target, overwrite)
             _write_in_place(tree, attributes, target.store)
         else:
-            _write_beside(tree, attributes, target.path)
+            _write_beside(tree, attributes, target, target.path, overwrite)
 
 
 def _write(tree: xr.DataTree, attributes: dict[str, Any], store: Any, mode: Any = "w-") -> None:
@@ -137,19 +156,21 @@ def _write_in_place(tree: xr.DataTree, attributes: dict[str, Any], store: Any) -
     except FileNotFoundError:
         _write(tree, attributes, store)
         return
-    group.attrs.put({FORMAT: _VERSION, COMPLETE: False})
-    for name in _GROUPS:
+    group.attrs.put({FORMAT: VERSION, COMPLETE: False})
+    for name in tree.children:
         with suppress(KeyError):
             del group[name]
     _write(tree, attributes, store, mode="a")
 
 
-def _write_beside(tree: xr.DataTree, attributes: dict[str, Any], path: Path) -> None:
+def _write_beside(tree: xr.DataTree, attributes: dict[str, Any], target: Target, path: Path, overwrite: bool) -> None:
+    """For folders: what is there stays until the moment in which the new group takes its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
         _write(tree, attributes, LocalStore(work / "new"))
         _flush(work / "new")
+        check_free(target, overwrite)  # once more: sampling and writing take a while
         _publish(work / "new", path, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -161,6 +182,9 @@ def _flush(folder: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError:
+            if not path.is_dir():  # some file systems do not know it for folders
+                raise
         finally:
             os.close(descriptor)
 

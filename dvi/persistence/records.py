@@ -23,10 +23,10 @@ from dvi.errors import ArgumentError, StoreError
 from dvi.inference.settings import describe, rebuild
 from dvi.model.layout import Entry, Layout
 from dvi.model.transforms import build_transform
-from dvi.persistence.places import FORMAT
+from dvi.persistence.places import FORMAT, VERSION
 from dvi.types import AnyArray, Family, FloatArray
 
-_VERSION = 1
+_GROUPS = ("posterior", "approximation", "history")
 _DRAWS = 1_000
 _MAX_SIZE = 2**48  # elements of a variable; more is not a layout that anyone can have saved
 
@@ -49,7 +49,7 @@ def attributes_of(approximation: Approximation) -> dict[str, Any]:
     layout = approximation.layout
     coords = {name: _coordinate_to_json(values) for name, values in layout.coords.items()}
     attributes = {
-        FORMAT: _VERSION,
+        FORMAT: VERSION,
         "dvi_version": _dvi_version(),
         "created": dt.datetime.now(dt.UTC).isoformat(),
         "family": describe(approximation.family, {k: v.family for k, v in _FAMILIES.items()}, "a family"),
@@ -61,9 +61,7 @@ def attributes_of(approximation: Approximation) -> dict[str, Any]:
     try:
         plain: dict[str, Any] = json.loads(json.dumps(attributes, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise ArgumentError(
-            f"the approximation's run is not plain JSON: {error}. Remove that from approx.run."
-        ) from error
+        raise ArgumentError(f"approx.run holds what JSON cannot: {error}. Remove it.") from error
     return plain
 
 
@@ -85,7 +83,7 @@ def tree_of(approximation: Approximation) -> xr.DataTree:
     )
     return xr.DataTree.from_dict(
         {
-            "/": xr.Dataset(attrs={FORMAT: _VERSION, COMPLETE: False}),
+            "/": xr.Dataset(attrs={FORMAT: VERSION, COMPLETE: False}),
             "/posterior": posterior.assign_coords(objects),
             "/approximation": _parameters(approximation),
             "/history": history,
@@ -109,7 +107,7 @@ def _plain(values: object) -> AnyArray:
     array = np.asarray(values)
     if array.dtype != object:
         return array
-    if all(isinstance(v, dt.date | np.datetime64) for v in array.flat):
+    if all(isinstance(v, dt.date | np.datetime64) and getattr(v, "tzinfo", None) is None for v in array.flat):
         return array.astype("datetime64[us]")
     return np.array([str(v) for v in array.flat]).reshape(array.shape)
 
@@ -128,19 +126,28 @@ def _coordinate_to_json(values: tuple[Any, ...]) -> list[Any] | dict[str, Any]:
 
 def _coordinate_from_json(record: Any) -> tuple[Any, ...]:
     if isinstance(record, list):
+        if not all(isinstance(v, str | int | float) for v in record):
+            raise ValueError("a coordinate has values that are neither text nor numbers")
         return tuple(record)
     if not re.fullmatch(r"(datetime64|timedelta64)\[\w+\]|float64", record["dtype"]):
-        raise StoreError(f"a coordinate has the dtype {record['dtype']!r}")
+        raise ValueError(f"a coordinate has the dtype {record['dtype']!r}")
     return tuple(np.array(record["bits"], dtype=np.int64).view(record["dtype"]))
 
 
 def check_format(attributes: Mapping[str, Any], label: str) -> None:
+    """Refuse a group that is something else, that is from another version, or that is not whole.
+
+    Raises
+    ------
+    StoreError
+        That says which.
+    """
     version = attributes.get(FORMAT)
     if version is None:
         raise StoreError(f"{label} is a Zarr group, but not a saved approximation. Pass what approx.save wrote.")
-    if type(version) is not int or version != _VERSION:
+    if type(version) is not int or version != VERSION:
         raise StoreError(
-            f"{label} has the format {version!r} of dvi {attributes.get('dvi_version')}; this dvi reads {_VERSION}. "
+            f"{label} has the format {version!r} of dvi {attributes.get('dvi_version')}; this dvi reads {VERSION}. "
             "Read it with that version of dvi."
         )
     if attributes.get(COMPLETE) is not True:
@@ -148,23 +155,28 @@ def check_format(attributes: Mapping[str, Any], label: str) -> None:
 
 
 def rebuilt(root: zarr.Group, attributes: Mapping[str, Any]) -> Approximation:
-    """The approximation, with each size checked before anything of that size is made."""
+    """The approximation, with each size checked before anything of that size is made.
+
+    A damaged group raises ValueError, or whatever comes of it: see `explained`.
+    """
+    missing = [name for name in _GROUPS if name not in root]
+    if missing:
+        raise ValueError(f"it has no group {', '.join(missing)}")
     layout = _layout_from_json(attributes["layout"])
-    kind = _FAMILIES[attributes["family"]["name"]]
     record = {**attributes["family"], "ndim": layout.ndim}
-    family: Family = rebuild(record, {attributes["family"]["name"]: kind.family}, "a family")
-    theta = _vector(root, "approximation/theta", kind.size(family))
+    family: Family = rebuild(record, {name: kind.family for name, kind in _FAMILIES.items()}, "a family")
+    theta = _vector(root, "approximation/theta", _FAMILIES[record["name"]].size(family))
     hist = _vector(root, "history/loss", attributes["steps"])
     run = attributes["run"]
     if not isinstance(run, dict):
-        raise StoreError(f"the attribute run is {type(run).__name__}")
+        raise ValueError(f"the attribute run is {type(run).__name__}")
     return Approximation(family, theta, layout, hist, run)
 
 
 def _vector(root: zarr.Group, name: str, size: int) -> FloatArray:
     array = root[name]
     if not isinstance(array, zarr.Array) or array.shape != (size,) or array.dtype != np.float64:
-        raise StoreError(f"{name} is {array}, not {size} numbers of 64 bits")
+        raise ValueError(f"{name} is {array}; expected {size} floats of 64 bits")
     return np.asarray(strict(array)[:], dtype=np.float64)
 
 
@@ -172,18 +184,27 @@ def _layout_from_json(record: Mapping[str, Any]) -> Layout:
     """A layout whose every part is of the right type, and whose coordinates fit its variables."""
     names = [item["name"] for item in record["entries"]]
     if len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
-        raise StoreError(f"the variables {names} are not distinct names")
+        raise ValueError(f"the variables {names} are not distinct names")
     for item in record["entries"]:
         sizes = item["shape"]
         if not all(type(n) is int and n >= 0 for n in sizes) or math.prod(sizes) > _MAX_SIZE:
-            raise StoreError(f"{item['name']!r} has the shape {sizes}")
+            raise ValueError(f"{item['name']!r} has the shape {sizes}")
     coords = {name: _coordinate_from_json(values) for name, values in record["coords"].items()}
     layout = Layout.from_json({**record, "coords": coords})
     for entry in layout.entries:
+        if not _is_numeric(list(entry.transform.parameters)):
+            raise ValueError(f"the transform of {entry.name!r} has the parameters {entry.transform.parameters}")
         if entry.transform.kind != "model":
-            build_transform(entry.transform)
+            build_transform(entry.transform)  # fails for a kind that is not known
         _check_dims(entry, coords)
     return layout
+
+
+def _is_numeric(parameter: object) -> bool:
+    """Whether it is a number, None, or a list of these."""
+    if isinstance(parameter, list):
+        return all(_is_numeric(p) for p in parameter)
+    return parameter is None or isinstance(parameter, int | float)
 
 
 def _check_dims(entry: Entry, coords: Mapping[str, tuple[Any, ...]]) -> None:
@@ -192,8 +213,8 @@ def _check_dims(entry: Entry, coords: Mapping[str, tuple[Any, ...]]) -> None:
         return
     for axis, dim in enumerate(entry.dims):
         n = entry.shape[axis] + _grows(entry, axis)
-        if dim in coords and len(coords[dim]) != n:
-            raise StoreError(f"{entry.name!r} has {n} elements along {dim!r}, which has {len(coords[dim])}")
+        if dim is not None and dim in coords and len(coords[dim]) != n:
+            raise ValueError(f"{entry.name!r} has {n} elements along {dim!r}, which has {len(coords[dim])}")
 
 
 def _grows(entry: Entry, axis: int) -> bool:

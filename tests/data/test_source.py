@@ -171,7 +171,7 @@ class TestSource:
         assert other.fingerprint() != found
 
     def test_a_chunk_that_does_not_exist(self, source: Source) -> None:
-        for chunk in (-1, 4):
+        for chunk in (-1, 5):
             with pytest.raises(ArgumentError, match=f"Chunk {chunk} does not exist: there are 5"):
                 source.read(chunk)
 
