@@ -7,6 +7,9 @@ same as a user would write it.
 from __future__ import annotations
 
 import importlib.util
+import logging
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,8 +38,7 @@ INTERVAL = 0.94
 
 _COPY_SEED = 2013
 _FORMAT = 1  # of the store; a store of another format is made again
-# The 28 bytes of a flight make chunks of 1.1 MB, eight of them, so that every worker has some; larger ones for copies.
-_CHUNK_BYTES, _MAX_CHUNK_BYTES = 165_000, 4_000_000
+_CHUNK_BYTES, _MAX_CHUNK_BYTES = 330_000, 4_000_000  # four chunks, so that each worker has some; larger for copies
 _LEGAL_FORM = r" (?:Inc\.|Co\.|Corporation)$"
 _INSTALL = 'run: pip install "dask-vi[demo]"'
 
@@ -146,7 +148,7 @@ def flights(settings: Settings, console: Console, folder: Path) -> xr.Dataset:
         chunk_bytes = min(_CHUNK_BYTES * settings.copies, _MAX_CHUNK_BYTES)
         ds = dvi.ingest(table, settings.store, chunk_bytes=chunk_bytes, overwrite=settings.store.exists())
         _say(console, "data", f"{settings.store}, made in {time.perf_counter() - started:.1f} s")
-    _say(console, "", f"{ds.sizes['flight']:,} flights in {n_chunks(ds)} chunks, {ds.nbytes / 1e6:,.1f} MB")
+    _say(console, "", f"{ds.sizes['flight']:,} flights in {_chunks(ds)}, {ds.nbytes / 1e6:,.1f} MB")
     return ds
 
 
@@ -158,37 +160,38 @@ def _existing(store: Path, identity: Mapping[str, int]) -> xr.Dataset | None:
     return ds if ds.attrs.get("demo") == identity and ds.attrs.get("dvi_complete") else None
 
 
-def n_chunks(ds: xr.Dataset) -> int:
-    """Chunks of rows of a store."""
-    delay = ds["arr_delay"]
-    return -(-delay.size // int(delay.encoding["chunks"][0]))
+def _chunks(ds: xr.Dataset) -> str:
+    """How many chunks of rows a store has."""
+    n = -(-ds.sizes["flight"] // int(ds["arr_delay"].encoding["chunks"][0]))
+    return f"{n:,} chunk{'s' if n > 1 else ''}"
 
 
 def read_flights(folder: Path) -> xr.Dataset:
-    """Flights that arrived, with codes for what has levels and the distance standardised.
+    """Flights that arrived, with codes for what has levels.
 
     Returns
     -------
     xarray.Dataset
-        Variables of shape ``(flight,)``: ``arr_delay`` in minutes, ``distance`` as the logarithm of miles, less its
-        ``mean``, in units of its ``sd``, which are attributes; and int32 codes of every one of `EFFECTS`, with the
-        attributes ``categories`` and ``share``, the part of the flights that each has.
+        Variables of shape ``(flight,)``: ``arr_delay`` in minutes, and int32 codes of every one of `EFFECTS`. These
+        have the attributes ``categories`` and ``share``, the part of the flights that each has. ``dest`` also has
+        ``distance``: the logarithm of the miles to each destination, less its mean over the flights, in units of its
+        standard deviation ``distance_sd``.
     """
-    columns = ["arr_delay", "distance", *EFFECTS]
-    table = pd.read_csv(folder / "flights.csv.zip", usecols=columns).dropna(subset=["arr_delay"])
+    table = pd.read_csv(folder / "flights.csv.zip", usecols=["arr_delay", "distance", *EFFECTS])
+    table = table.dropna(subset=["arr_delay"])
     names = pd.read_csv(folder / "airlines.csv", index_col="carrier")["name"].str.replace(_LEGAL_FORM, "", regex=True)
     table["carrier"] = table["carrier"].map(names)
-    log_miles = np.log(table["distance"].to_numpy(np.float64))
-    mean, sd = float(log_miles.mean()), float(log_miles.std())
-    variables: dict[str, Any] = {
-        "arr_delay": ("flight", table["arr_delay"].to_numpy(np.float32), {"units": "minutes"}),
-        "distance": ("flight", ((log_miles - mean) / sd).astype(np.float32), {"mean": mean, "sd": sd}),
-    }
+    variables: dict[str, Any] = {"arr_delay": ("flight", table["arr_delay"].to_numpy(np.float32), {"units": "minutes"})}
     for name in EFFECTS:
         levels = pd.Categorical(table[name])
         share = np.bincount(levels.codes, minlength=len(levels.categories)) / len(table)
         attrs = {"categories": levels.categories.tolist(), "share": share.tolist()}
         variables[name] = ("flight", levels.codes.astype(np.int32), attrs)
+    log_miles = np.log(table.groupby("dest")["distance"].mean().to_numpy())  # in the order of the codes
+    share = np.array(variables["dest"][2]["share"])
+    mean = share @ log_miles
+    sd = np.sqrt(share @ (log_miles - mean) ** 2)
+    variables["dest"][2].update(distance=((log_miles - mean) / sd).tolist(), distance_sd=float(sd))
     return xr.Dataset(variables)
 
 
@@ -219,29 +222,32 @@ def resampled(values: Any, copy: int) -> Any:
 def flights_model(ds: xr.Dataset, batch_size: int = BATCH_SIZE) -> pm.Model:
     """Hierarchical regression of the delay on arrival, with the heavy tails of a Student t distribution.
 
-    Every effect is centred on the average flight. Otherwise all of them together could be shifted against the
-    intercept, and a mean-field approximation, which knows no correlation, would give the intercept a thirtieth of its
-    standard deviation.
+    It is written such that its posterior has little correlation, of which a mean-field approximation knows nothing:
+    parameters of which only the sum is certain would get far too small a standard deviation, the intercept a thirtieth
+    of its own and the slope a tenth. So effects are against the average flight, and the distance, which all flights to
+    a destination share but for a few miles, says where the effects of the destinations are centred.
     """
-    arrays = (ds[name] for name in ("arr_delay", "distance", *EFFECTS))
-    delay, distance, *codes = dvi.Minibatch(*arrays, batch_size=min(batch_size, ds.sizes["flight"]))
+    arrays = (ds[name] for name in ("arr_delay", *EFFECTS))
+    delay, *codes = dvi.Minibatch(*arrays, batch_size=min(batch_size, ds.sizes["flight"]))
     with pm.Model(coords={name: ds[name].attrs["categories"] for name in EFFECTS}) as model:
-        mu = pm.Normal("intercept", 0, 20) + pm.Normal("distance_slope", 0, 10) * distance
+        mu = pm.Normal("intercept", 0, 20)
+        slope = pm.Normal("distance_slope", 0, 10)
         for name, code in zip(EFFECTS, codes, strict=True):
-            mu = mu + _effect(name, np.array(ds[name].attrs["share"]))[code]
+            centre = slope * np.array(ds[name].attrs["distance"]) if name == "dest" else 0
+            mu = mu + _effect(name, centre, np.array(ds[name].attrs["share"]))[code]
         nu = pm.Deterministic("nu", 1 + pm.Exponential("nu_above_1", 1))  # above 1, so that there is a mean
         pm.StudentT("delay", nu=nu, mu=mu, sigma=pm.HalfNormal("sigma", 20), observed=delay)
     return model
 
 
-def _effect(name: str, share: Any) -> Any:
+def _effect(name: str, centre: Any, share: Any) -> Any:
     """An effect for each level, in minutes, on a scale of its own; ``share`` is the part of the flights it has."""
-    level = pm.Normal(f"{name}_level", 0, pm.HalfNormal(f"{name}_scale", 10), dims=name)
+    level = pm.Normal(f"{name}_level", centre, pm.HalfNormal(f"{name}_scale", 10), dims=name)
     return pm.Deterministic(f"{name}_effect", level - share @ level, dims=name)
 
 
 def _fit(ds: xr.Dataset, settings: Settings, console: Console) -> dvi.Approximation:
-    with _client(settings.workers, console) as client:
+    with cluster_client(settings.workers, console) as client:
         started = time.perf_counter()
         approx = dvi.fit(settings.steps, model=flights_model(ds), random_seed=settings.seed, client=client)
         seconds = time.perf_counter() - started
@@ -250,13 +256,13 @@ def _fit(ds: xr.Dataset, settings: Settings, console: Console) -> dvi.Approximat
     first, last = -approx.hist[0], -approx.hist[-max(1, settings.steps // 5) :].mean()
     _say(console, "fit", f"{settings.steps:,} steps in {seconds:.1f} s, with compilation: "
          f"{settings.steps / seconds:,.0f} steps/s, {rows / seconds:,.0f} rows/s")  # fmt: skip
-    _say(console, "", f"{rows:,} rows read: {passes:,.1f} passes over {n_chunks(ds)} chunks")
+    _say(console, "", f"{rows:,} rows read: {passes:,.1f} passes over {_chunks(ds)}")
     _say(console, "ELBO", f"{first:,.0f} nats at the first step, {last:,.0f} over the last fifth")
     return approx
 
 
 @contextmanager
-def _client(workers: int, console: Console) -> Iterator[Any]:
+def cluster_client(workers: int, console: Console) -> Iterator[Any]:
     """A client of a cluster on this machine, or None for no workers."""
     if workers == 0:
         _say(console, "cluster", "none: threads of this process")
@@ -264,13 +270,27 @@ def _client(workers: int, console: Console) -> Iterator[Any]:
         return
     from distributed import Client, LocalCluster
 
-    with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
-    ):
+    with _no_interrupt():
+        cluster = LocalCluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
+        )
+    with cluster, Client(cluster) as client:
         link = f", dashboard at {cluster.dashboard_link}" if importlib.util.find_spec("bokeh") else ""
-        _say(console, "cluster", f"{workers} worker processes{link}")
+        _say(console, "cluster", f"{workers} worker {'process' if workers == 1 else 'processes'}{link}")
         yield client
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Ignore Ctrl-C, here and in the processes that are started, which keep to it and so leave it to this one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # ---- results
@@ -281,7 +301,7 @@ def summary_table(posterior: xr.DataTree, ds: xr.Dataset) -> Table:
     frame: pd.DataFrame = az.summary(
         posterior, var_names=list(SUMMARY), kind="stats", ci_prob=INTERVAL, round_to="none"
     )
-    times = np.exp(ds["distance"].attrs["sd"])
+    times = np.exp(ds["dest"].attrs["distance_sd"])
     table = Table(
         title="Posterior, in minutes of delay",
         caption="Effects are against the average flight. The distance is standardised: distance_slope is for one sd of "

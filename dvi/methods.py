@@ -34,6 +34,7 @@ _START_SIGMA = 0.1
 _TAIL = 0.2  # part of the steps whose iterates are averaged
 _PEAK_RATE = 0.05
 _FINAL_RATE = 0.01  # of the peak
+_BETA2 = 0.99  # a shorter memory than Adam's usual: gradients shrink by orders of magnitude as the scales do
 
 
 def fit(n: int = 10_000, method: Any = "advi", model: pm.Model | None = None, **settings: Any) -> Approximation:
@@ -215,7 +216,7 @@ class Inference:
         done = 0 if before is None else before.step
         fresh = before is None or settings.optimizer is None
         origin = done if settings.optimizer is None else 0
-        optimizer = settings.optimizer or adam(Cosine(_PEAK_RATE, steps=n, final=_FINAL_RATE))
+        optimizer = settings.optimizer or adam(Cosine(_PEAK_RATE, steps=n, final=_FINAL_RATE), beta2=_BETA2)
         first = done + n - max(1, round(_TAIL * n))
         training = VariationalTraining(
             self._family, Elbo("stl"), optimizer, TailAverage(first), self._prior, settings.draws,

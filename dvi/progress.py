@@ -99,7 +99,9 @@ class Status:
         >>> Status(1_500, 10_000, -1234.5, step_rate=100.0, row_rate=8e5, epoch=1.25, n_lanes=4, n_hosts=1).details()
         'ELBO -1,234.5, 100 steps/s, 800k rows/s, epoch 1.25, 4 lanes on 1 host'
         """
-        parts = ["preparing" if self.elbo is None else f"ELBO {self.elbo:,.7g}"]
+        if self.elbo is None:
+            return "preparing"
+        parts = [f"ELBO {self.elbo:,.7g}"]
         if self.step_rate is not None:
             parts.append(f"{_short(self.step_rate)} steps/s")
         if self.row_rate is not None and self.epoch is not None:

@@ -1,24 +1,24 @@
-"""Graphs to thread-safe kernels. The only file that touches the internals of PyTensor's linkers."""
+"""Graphs to thread-safe kernels."""
 
 from __future__ import annotations
 
+import logging
+import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytensor
-from filelock import FileLock
 from pytensor.compile.mode import Mode
 from pytensor.graph.basic import Variable
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
-from pytensor.link.numba.cache import CACHED_SRC_FUNCTIONS
-from pytensor.link.numba.dispatch.basic import numba_njit
-from pytensor.link.numba.linker import NumbaLinker
 
+from dvi.model import kernel_cache
 from dvi.types import AnyArray, FloatArray
 
-_LOCK_SECONDS = 600
+logger = logging.getLogger(__name__)
+
 # Without PyTensor's own BLAS rewrites, which warn where no compiler finds a library to link.
 _INTERPRETED = Mode("py", RewriteDatabaseQuery(include=["fast_compile"], exclude=["BlasOpt"]))
 
@@ -48,31 +48,6 @@ class Program:
     outputs: tuple[Variable[Any, Any], Variable[Any, Any]]
 
 
-class _NogilNumbaLinker(NumbaLinker):  # type: ignore[misc]
-    """PyTensor's numba linker, its outermost function compiled to release the GIL and cached under a key of its own.
-
-    Numba does not look at ``nogil`` when it looks in its cache, so without the key a function that keeps the GIL would
-    be found.
-    """
-
-    def jit_compile(self, fn_and_cache: Any) -> Any:
-        fn, cache_key = fn_and_cache
-        if cache_key is not None:
-            CACHED_SRC_FUNCTIONS[fn.py_func] = f"{CACHED_SRC_FUNCTIONS.get(fn.py_func, cache_key)}_nogil"
-        return numba_njit(fn.py_func, final_function=True, nogil=True, cache=cache_key is not None)
-
-
-def _nogil_mode() -> Mode:
-    return Mode(_NogilNumbaLinker(), RewriteDatabaseQuery(include=["fast_run", "numba"]))
-
-
-def compile_lock() -> FileLock:
-    """The lock under which the machine's kernel cache is filled, so that one process compiles and the others wait."""
-    folder = Path(str(pytensor.config.base_compiledir))
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / "dvi-kernels.lock", timeout=_LOCK_SECONDS)
-
-
 @dataclass(frozen=True, eq=False)
 class CompiledKernel:
     """A compiled program: ``(Z (S, d), *blocks) -> (value (S,), gradient (S, d))``, callable from any thread."""
@@ -91,27 +66,46 @@ class CompiledKernel:
 
 
 def compile_kernel(program: Program, example: tuple[AnyArray, ...] = ()) -> CompiledKernel:
-    """Compile a program, through the machine's kernel cache.
+    """Compile a program, or load it from the machine's cache of kernels.
 
     Parameters
     ----------
     program : Program
     example : tuple of array
-        One row or more for each block, of the layout that the kernel will be given: numba compiles for it here, under
-        the lock, rather than at the first step.
+        Two rows or more for each block, of the layout that the kernel will be given. The kernel is tried on them.
     """
-    with compile_lock():
-        compiled = pytensor.function(
-            [program.z, *program.blocks, *program.constants],
-            list(program.outputs),
-            mode=_nogil_mode(),
-            on_unused_input="ignore",
-        )
-        values = tuple(np.require(v, requirements=["C", "A", "W"]) for v in program.values)
-        kernel = CompiledKernel(compiled.vm.jit_fn, values)
-        d = program.z.type.shape[0]
-        kernel(np.zeros((1, d)), *example)
+    kernel = _build(program)
+    arguments = _arguments(program, kernel, example)
+    with kernel_cache.lock():
+        if not kernel_cache.load(kernel.function, arguments):
+            logger.info("compiling a kernel of %d parameters", len(arguments[0]))
+            kernel_cache.fill((program, example))
+    if not kernel_cache.load(kernel.function, arguments):
+        logger.warning("a kernel could not be cached; its last bits may differ between processes")
+    kernel(np.zeros((1, len(arguments[0]))), *example)
     return kernel
+
+
+def fill_cache() -> None:
+    """Compile the program and example that come on standard input into the cache, without running them."""
+    program, example = cloudpickle.load(sys.stdin.buffer)
+    kernel = _build(program)
+    kernel.function.compile(kernel_cache.signature(kernel.function, _arguments(program, kernel, example)))
+
+
+def _build(program: Program) -> CompiledKernel:
+    """Everything but machine code."""
+    built = pytensor.function(
+        [program.z, *program.blocks, *program.constants],
+        list(program.outputs),
+        mode=Mode(kernel_cache.KernelLinker(), RewriteDatabaseQuery(include=["fast_run", "numba"])),
+        on_unused_input="ignore",
+    )
+    return CompiledKernel(built.vm.jit_fn, tuple(np.require(v, requirements=["C", "A", "W"]) for v in program.values))
+
+
+def _arguments(program: Program, kernel: CompiledKernel, example: tuple[AnyArray, ...]) -> tuple[AnyArray, ...]:
+    return (np.zeros(program.z.type.shape[0]), *example, *kernel.constants)
 
 
 @dataclass(eq=False)

@@ -193,18 +193,22 @@ def _publish(new: Path, path: Path, work: Path) -> None:
     """Move a group to its path, and what was there to the work folder. At every moment :func:`_place` finds one."""
     aside = _aside(path)
     if _is_free(path):
-        new.replace(path)
+        _move(new, path)
     else:
         if aside.exists():  # left by a save that was killed after its second move
-            aside.replace(work / "stale")
-        path.replace(aside)
+            _move(aside, work / "stale")
+        _move(path, aside)
         try:
-            new.replace(path)
+            _move(new, path)
         except OSError:
-            aside.replace(path)
+            _move(aside, path)
             raise
-    with suppress(FileNotFoundError):
-        aside.replace(work / "replaced")
+    if aside.exists():
+        _move(aside, work / "replaced")
+
+
+def _move(old: Path, new: Path) -> None:
+    old.replace(new)
 
 
 def _aside(path: Path) -> Path:

@@ -108,7 +108,7 @@ def _plain(values: object) -> AnyArray:
     if array.dtype != object:
         return array
     if all(isinstance(v, dt.date | np.datetime64) and getattr(v, "tzinfo", None) is None for v in array.flat):
-        return array.astype("datetime64[us]")
+        return np.array(array.tolist(), dtype="datetime64")  # of days, if they are days
     return np.array([str(v) for v in array.flat]).reshape(array.shape)
 
 

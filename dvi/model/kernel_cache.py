@@ -1,0 +1,118 @@
+"""The machine's cache of compiled kernels, which makes every process run the same machine code.
+
+A kernel that was just compiled is not the one that the next process loads: its inner functions are linked as they were
+compiled on their own, not as they were optimised inside the kernel, and sums come out in another order. So kernels are
+compiled in a process of their own, with an empty cache for inner functions, and every process that computes loads the
+result. This file and ``compile.py`` are the only ones that touch internals of PyTensor's linkers and of numba.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import cloudpickle
+import numba
+import pytensor
+from filelock import FileLock
+from numba.core.caching import CacheImpl, _CacheLocator
+from pytensor.link.numba.dispatch.basic import numba_njit
+from pytensor.link.numba.linker import NumbaLinker
+
+logger = logging.getLogger(__name__)
+
+_FOLDER_VARIABLE = "DVI_KERNEL_CACHE"
+_LOCK_SECONDS = 600
+_FILL = "from dvi.model.compile import fill_cache; fill_cache()"
+_kernel_keys: WeakKeyDictionary[Callable[..., Any], str] = WeakKeyDictionary()
+
+
+def folder() -> Path:
+    """Where compiled kernels are kept: one directory a machine, beside PyTensor's own cache."""
+    path = Path(os.environ.get(_FOLDER_VARIABLE) or Path(str(pytensor.config.base_compiledir)) / "dvi-kernels")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+class _KernelLocator(_CacheLocator):  # type: ignore[misc]
+    """Sends numba to the folder of kernels for the functions registered here, and for no other."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def ensure_cache_path(self) -> None:
+        folder()
+
+    def get_cache_path(self) -> str:
+        return str(folder())
+
+    def get_source_stamp(self) -> tuple[str, ...]:
+        return (pytensor.__version__, numba.__version__)
+
+    def get_disambiguator(self) -> str:
+        return self._key
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _KernelLocator | None:
+        key = _kernel_keys.get(py_func)
+        return None if key is None else cls(key)
+
+
+CacheImpl._locator_classes.insert(0, _KernelLocator)
+
+
+class KernelLinker(NumbaLinker):  # type: ignore[misc]
+    """PyTensor's numba linker, its outermost function compiled to release the GIL and kept in the folder of kernels."""
+
+    def jit_compile(self, fn_and_cache: Any) -> Any:
+        fn, key = fn_and_cache
+        if key is not None:
+            _kernel_keys[fn.py_func] = key
+        return numba_njit(fn.py_func, final_function=True, nogil=True, cache=key is not None)
+
+
+def signature(function: Any, arguments: tuple[Any, ...]) -> Any:
+    """The types that numba compiles a function for when it is called with some arguments."""
+    parameters = inspect.signature(function.py_func).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):  # PyTensor's wrapper, to which numba passes one tuple
+        return (numba.typeof(arguments),)
+    return tuple(numba.typeof(a) for a in arguments)
+
+
+def load(function: Any, arguments: tuple[Any, ...]) -> bool:
+    """Load the machine code of a function for arguments of some types from the cache; whether it was there."""
+    types = signature(function, arguments)
+    if function._cache.load_overload(types, function.targetctx) is None:
+        return False
+    function.compile(types)
+    return True
+
+
+def lock() -> FileLock:
+    """The lock under which the cache is filled: one process compiles, and the others wait."""
+    return FileLock(folder() / "lock", timeout=_LOCK_SECONDS)
+
+
+def fill(payload: Any) -> None:
+    """Run :func:`dvi.model.compile.fill_cache` on a payload in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="dvi-compile-") as scratch:
+        flags = os.environ.get("PYTENSOR_FLAGS", "")
+        environment = os.environ | {
+            _FOLDER_VARIABLE: str(folder()),
+            "PYTENSOR_FLAGS": ",".join(filter(None, [flags, f"base_compiledir={scratch}"])),
+            "PYTHONPATH": os.pathsep.join(p or str(Path.cwd()) for p in sys.path),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", _FILL], input=cloudpickle.dumps(payload), env=environment, capture_output=True,
+            check=False,
+        )  # fmt: skip
+    if done.returncode != 0:
+        logger.warning("compiling in a process of its own failed: %s", done.stderr.decode(errors="replace")[-500:])

@@ -1,0 +1,87 @@
+"""Peak resident memory of the client and of each worker while fitting a store that is larger than that.
+
+Prints, for each place to run, the peak above what importing PyMC costs in a process of its own. ``DVI_BENCH_GB`` sets the
+size of the store, 4 by default.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+GB = float(os.environ.get("DVI_BENCH_GB", "4"))
+COLUMNS, CHUNK_ROWS = 100, 5000
+LIMIT_MB = 700
+
+PEAK = """
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmHWM"))
+"""
+
+FIT = """
+import json, sys
+{peak}
+def main():
+    import numpy as np, pymc as pm, zarr, cloudpickle, dvi
+    from distributed import Client, LocalCluster
+    store, workers = sys.argv[1], int(sys.argv[2])
+    x, y = dvi.Minibatch(zarr.open_array(store + "/x"), zarr.open_array(store + "/y"), batch_size=20_000)
+    with pm.Model() as model:
+        pm.Normal("obs", x @ pm.Normal("b", 0, 1, shape=x.type.shape[1]), pm.HalfNormal("s"), observed=y)
+    steps = {steps}
+    if workers == 0:
+        dvi.fit(steps, model=model, random_seed=1, threads=2, progressbar=False)
+        print(json.dumps({{"client": peak()}}))
+        return
+    with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
+        dvi.fit(steps, model=model, random_seed=1, client=client, progressbar=False)
+        print(json.dumps({{"client": peak(), **client.run(peak)}}))
+if __name__ == "__main__":
+    main()
+"""
+
+
+def run(code: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("memory") / "store.zarr"
+    n_chunks = max(1, int(GB * 1e9 / (COLUMNS * CHUNK_ROWS * 8)))
+    n_rows = n_chunks * CHUNK_ROWS
+    x = zarr.create_array(folder / "x", shape=(n_rows, COLUMNS), chunks=(CHUNK_ROWS, COLUMNS), dtype="f8", compressors=None)
+    y = zarr.create_array(folder / "y", shape=(n_rows,), chunks=(CHUNK_ROWS,), dtype="f8", compressors=None)
+    rng = np.random.default_rng(0)
+    for chunk in range(n_chunks):
+        rows = slice(chunk * CHUNK_ROWS, (chunk + 1) * CHUNK_ROWS)
+        block = rng.standard_normal((CHUNK_ROWS, COLUMNS))
+        x[rows], y[rows] = block, block[:, 0] + rng.standard_normal(CHUNK_ROWS)
+    return folder
+
+
+def bench_memory(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Peak above importing PyMC, in MB, over half an epoch."""
+    steps = max(10, int(GB * 1e9 / (COLUMNS * 8) / 20_000 / 2))
+    base = float(run("import pymc\n" + PEAK + "print(peak())"))
+    script = store.parent / "fit.py"
+    script.write_text(FIT.format(peak=textwrap.dedent(PEAK), steps=steps))
+    for workers in (0, 2):
+        done = subprocess.run(
+            [sys.executable, str(script), str(store), str(workers)], capture_output=True, text=True, check=True
+        )
+        peaks = json.loads(done.stdout.strip().splitlines()[-1])
+        above = {name.split("/")[-1]: round(value - base) for name, value in peaks.items()}
+        with capsys.disabled():
+            print(f"\nstore {GB} GB, importing pymc {base:.0f} MB, {workers or 'no'} workers, MB above it: {above}")
+        assert max(above.values()) < LIMIT_MB

@@ -1,0 +1,79 @@
+"""Kernels: the same machine code with an empty and a full cache, callable from many threads, without the GIL."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cloudpickle
+import numpy as np
+import pymc as pm
+import pytest
+
+import dvi
+from dvi.model.compile import LazyKernel, compile_kernel
+from dvi.model.graph import SplitModel, split
+
+FIT = """
+import hashlib, numpy as np, pymc as pm, dvi
+y = np.random.default_rng(0).normal(1.0, 2.0, 30_000)
+with pm.Model():
+    pm.Normal("y", pm.Normal("mu", 0, 10), pm.HalfNormal("sd"), observed=dvi.Minibatch(y, batch_size=4096))
+    approx = dvi.fit(200, random_seed=7, threads=1, progressbar=False)
+print(hashlib.sha256(approx.theta.tobytes() + approx.hist.tobytes()).hexdigest())
+"""
+
+
+def test_an_empty_cache_gives_the_bits_of_a_full_one(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTENSOR_FLAGS": f"base_compiledir={tmp_path}"}
+    seen = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", FIT], env=environment, capture_output=True, text=True, check=True, cwd=tmp_path
+        )
+        seen.append(done.stdout.strip())
+        assert "could not be cached" not in done.stderr
+    assert seen[0] == seen[1]
+    assert len(list((tmp_path / "dvi-kernels").glob("*.nbc"))) == 2
+
+
+@pytest.fixture(scope="module")
+def parts() -> SplitModel:
+    x = np.random.default_rng(0).normal(size=(4000, 3))
+    with pm.Model() as model:
+        b = pm.Normal("b", 0, 1, shape=3)
+        xs, ys = dvi.Minibatch(x, x @ np.ones(3), batch_size=100)
+        pm.Normal("y", xs @ b, pm.HalfNormal("s"), observed=ys)
+    return split(model)
+
+
+def test_a_kernel_is_compiled_for_one_kind_of_arguments_and_runs_in_threads(parts: SplitModel) -> None:
+    term = parts.terms[0]
+    block = tuple(np.array(a) for a in term.batch.source.head(4000))
+    kernel = compile_kernel(term.program, tuple(a[:2] for a in block))
+    Z = np.random.default_rng(1).normal(size=(6, parts.layout.ndim))
+    value, gradient = kernel(Z, *block)
+    assert len(kernel.function.overloads) == 1
+    assert kernel.function.targetoptions["nogil"]
+    one_by_one = [kernel(Z[i : i + 1], *block) for i in range(6)]
+    np.testing.assert_array_equal(value, np.concatenate([v for v, _ in one_by_one]))
+    np.testing.assert_array_equal(gradient, np.concatenate([g for _, g in one_by_one]))
+    with ThreadPoolExecutor(4) as pool:
+        for again, slope in pool.map(lambda _: kernel(Z, *block), range(40)):
+            np.testing.assert_array_equal(again, value)
+            np.testing.assert_array_equal(slope, gradient)
+
+
+def test_a_lazy_kernel_travels_without_its_machine_code(parts: SplitModel) -> None:
+    kernel = LazyKernel(parts.prior)
+    z = np.zeros((1, parts.layout.ndim))
+    value, gradient = kernel(z)
+    sent = cloudpickle.dumps(kernel)
+    assert len(sent) < 200_000
+    again = pickle.loads(sent)(z)
+    assert again[0].tobytes() == value.tobytes()
+    assert again[1].tobytes() == gradient.tobytes()
