@@ -1,6 +1,6 @@
 """Variational inference for PyMC models on data that does not fit in memory."""
 
-from dvi import errors
+from dvi import callbacks, errors
 from dvi.approximation import Approximation
 from dvi.data.ingest import ingest
 from dvi.inference.optimizers import (
@@ -16,6 +16,7 @@ from dvi.inference.optimizers import (
 )
 from dvi.methods import ADVI, Inference, fit
 from dvi.model.minibatch import Minibatch, Potential
+from dvi.persistence import load
 
 __all__ = [
     "ADVI",
@@ -28,9 +29,11 @@ __all__ = [
     "adagrad_window",
     "adam",
     "adamax",
+    "callbacks",
     "errors",
     "fit",
     "ingest",
+    "load",
     "momentum",
     "nesterov_momentum",
     "rmsprop",

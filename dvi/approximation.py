@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytensor
 
 from dvi.errors import ArgumentError, ArgumentTypeError
 from dvi.model.draws import DrawFunction, layout_draws, model_draws
@@ -49,6 +50,7 @@ class Approximation:
     run: dict[str, Any] = field(default_factory=dict)
     model: pm.Model | None = None
     _draws: DrawFunction | None = field(default=None, repr=False)
+    _shared: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         fitted = f"{len(self.hist)} steps, ELBO {-self._recent_loss():.6g}" if len(self.hist) else "not fitted"
@@ -73,22 +75,38 @@ class Approximation:
     @property
     def shared_params(self) -> dict[str, Any]:
         """Parameters by name, as PyTensor shared variables that hold their present values."""
-        return {name: _shared(value, name) for name, value in self.params.items()}
+        return {name: self._variable(name, value) for name, value in self.params.items()}
 
     @property
     def mean(self) -> Any:
         """Mean ``(d,)`` of the unconstrained vector, as a PyTensor variable."""
-        return _shared(self.family.mean(self.theta), "mean")
+        return self._variable("mean", self.family.mean(self.theta))
 
     @property
     def std(self) -> Any:
         """Standard deviations ``(d,)`` of the unconstrained vector, as a PyTensor variable."""
-        return _shared(self.family.std(self.theta), "std")
+        return self._variable("std", self.family.std(self.theta))
 
     @property
     def cov(self) -> Any:
         """Covariance ``(d, d)`` of the unconstrained vector, as a PyTensor variable."""
-        return _shared(self.family.cov(self.theta), "cov")
+        return self._variable("cov", self.family.cov(self.theta))
+
+    def _variable(self, name: str, value: FloatArray) -> Any:
+        """The one shared variable of a name, holding its present value."""
+        if name not in self._shared:
+            self._shared[name] = pytensor.shared(np.array(value), name=name)
+        return self._shared[name]
+
+    def update(self, theta: FloatArray, losses: FloatArray) -> None:
+        """Take over new parameters ``(p,)`` and the losses of the steps that led to them, ``(steps,)``."""
+        self.theta = theta
+        self.hist = np.append(self.hist, losses)
+        values = {"mean": self.family.mean, "std": self.family.std, "cov": self.family.cov}
+        params = self.params
+        for name, variable in self._shared.items():
+            value = values[name](theta) if name in values else params[name]
+            variable.set_value(np.array(value), borrow=True)
 
     @property
     def mean_data(self) -> xr.Dataset:
@@ -182,9 +200,3 @@ def as_seed(random_seed: object) -> int:
     if random_seed < 0:
         raise ArgumentError(f"random_seed={random_seed} is negative; give an int of at least 0")
     return int(random_seed)
-
-
-def _shared(value: FloatArray, name: str) -> Any:
-    import pytensor
-
-    return pytensor.shared(np.array(value), name=name)

@@ -200,8 +200,9 @@ def _print_arrays(store: str, ds: xr.Dataset) -> None:
     _heading(console, f"{store}: {rows:,} rows, {_bytes(ds.nbytes)}{size}")
     if "dvi_source" in ds.attrs:
         order = f"shuffled with seed {ds.attrs['dvi_random_seed']}" if ds.attrs["dvi_shuffled"] else "not shuffled"
-        dropped = f", {ds.attrs['dvi_dropped_rows']:,} rows dropped" if ds.attrs["dvi_dropped_rows"] else ""
-        _heading(console, f"ingested by dvi {ds.attrs['dvi_version']}, {order}{dropped}")
+        dropped = ds.attrs["dvi_dropped_rows"]
+        less = f", {dropped:,} row{'s' if dropped > 1 else ''} dropped" if dropped else ""
+        _heading(console, f"ingested by dvi {ds.attrs['dvi_version']}, {order}{less}")
     table = Table(box=None)
     for column, justify in (("array", "left"), ("shape", "right"), ("dtype", "left"), ("chunk", "right")):
         table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -28,6 +29,8 @@ from dvi.model.layout import Layout
 from dvi.progress import Progress
 from dvi.settings import CONSTRUCTION, RUN, Settings, check_int, make_settings, refuse_unknown
 from dvi.types import Driver, Family, FloatArray, Report, State
+
+logger = logging.getLogger(__name__)
 
 _BLOCK_SECONDS = 0.5  # of steps between two looks at the client
 _START_SIGMA = 0.1
@@ -251,15 +254,15 @@ class Inference:
     def _record(self, report: Report) -> None:
         assert self._training is not None
         self._state = report.state
-        self.approx.theta = self._training.result(report.state)
-        self.approx.hist = np.append(self.approx.hist, -report.elbos)
+        self.approx.update(self._training.result(report.state), -report.elbos)
 
     def _call_back(self, state: State) -> bool:
         """Whether the callbacks let the fit go on."""
         try:
             for callback in self._settings.callbacks:
                 callback(self.approx, self.approx.hist, state.step)
-        except StopIteration:
+        except StopIteration as stop:
+            logger.info("a callback ended the fit at step %d: %s", state.step, stop.value or stop)
             return False
         return True
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -229,6 +231,43 @@ def test_the_old_one_is_put_back_when_the_new_one_cannot_be_moved(store: Path, m
     with pytest.raises(StoreError, match="planted"):
         save(tiny(2), store, overwrite=True)
     assert [p.name for p in store.parent.iterdir()] == [store.name]
+    assert same(load(store), tiny())
+
+
+def test_what_killed_saves_have_left_is_swept_after_a_day(store: Path) -> None:
+    old, new = (store.with_name(f".run.zarr.{name}.partial") for name in ("old", "new"))
+    for folder in (old, new):
+        shutil.copytree(store, folder / "new")
+    os.utime(old, (0, 0))
+    save(tiny(2), store, overwrite=True)
+    assert sorted(p.name for p in store.parent.iterdir()) == [new.name, store.name]
+
+
+def test_a_group_that_is_moved_while_it_is_looked_for(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader sees the moment between the two moves, and then the second move is made."""
+    is_free, aside = places._is_free, places._aside(store)
+    store.rename(aside)
+
+    def is_free_and_moved(path: Path) -> bool:
+        found = is_free(path)
+        if aside.exists():
+            aside.rename(store)
+        return found
+
+    monkeypatch.setattr(places, "_is_free", is_free_and_moved)
+    assert same(load(store), tiny())
+
+
+def test_a_group_that_is_moved_before_it_is_opened(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_free, calls = places._is_free, itertools.count()
+
+    def is_free_and_moved(path: Path) -> bool:
+        found = is_free(path)
+        if next(calls) == 0:
+            store.rename(places._aside(store))
+        return found
+
+    monkeypatch.setattr(places, "_is_free", is_free_and_moved)
     assert same(load(store), tiny())
 
 

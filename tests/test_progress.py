@@ -63,8 +63,8 @@ def run(progress: Progress, clock: Clock, blocks: int = 10, seconds: float = 4.0
         (Status(7, None, 2.5, seconds=3661.0), "dvi: 7 steps, 1:01:01, ELBO 2.5"),
         (Status(9_999, 10_000, -1e6 / 3), "dvi: 9,999/10,000 steps (99 %), 0:00:00, ELBO -333,333.3"),
         (
-            Status(5, 9, 1.0, 5.0, 1.0, 2e6, 3.0, 8, 3),
-            "dvi: 5/9 steps (55 %), 0:00:05, 0:00:04 left, ELBO 1, 1 steps/s, 2M rows/s, epoch 3.00, 8 lanes on 3 hosts",
+            Status(5, 9, 1.0, 5.0, 1.0, 2.0, 3.0, 8, 3),
+            "dvi: 5/9 steps (55 %), 0:00:05, 0:00:04 left, ELBO 1, 1 steps/s, 2 rows/s, epoch 3.00, 8 lanes on 3 hosts",
         ),
         (Status(5, 10, -1.0, 5.0, 1.0, 0.0, n_lanes=1, n_hosts=1, running=False),
          "dvi: 5/10 steps (50 %), 0:00:05, ELBO -1, 1 steps/s, 1 lane on 1 host"),

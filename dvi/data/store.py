@@ -115,10 +115,18 @@ def target_of(store: object) -> Target:
 
 
 def create_group(where: Any, plan: IngestPlan, n_rows: int) -> None:
-    """Write the metadata of a group of ``n_rows`` rows, and its coordinates; what was there is deleted."""
+    """Write the metadata of a group of ``n_rows`` rows, and its coordinates; a group that was there is deleted.
+
+    Where there is none nothing is deleted: a prefix of an object store may hold other things.
+    """
     encoding = {name: {"compressors": _CODECS} for name in plan.coords.variables}
     plan.coords.assign_attrs({**plan.coords.attrs, COMPLETE: False}).to_zarr(
-        where, mode="w", zarr_format=3, consolidated=False, encoding=encoding, write_empty_chunks=True
+        where,
+        mode="w" if _is_group(where) else "a",
+        zarr_format=3,
+        consolidated=False,
+        encoding=encoding,
+        write_empty_chunks=True,
     )
     group = zarr.open_group(where, mode="r+")
     for array in plan.arrays:
@@ -131,6 +139,14 @@ def create_group(where: Any, plan: IngestPlan, n_rows: int) -> None:
             dimension_names=array.dims,
             attributes=cast(Any, dict(array.attrs)),
         )
+
+
+def _is_group(where: Any) -> bool:
+    try:
+        zarr.open_group(where, mode="r")
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def check_complete(attrs: Mapping[str, Any], label: str) -> None:

@@ -12,14 +12,14 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import cloudpickle
 import numpy as np
-from distributed import Actor, Client, Future, default_client, get_worker
+from distributed import Actor, Client, Future, Worker, default_client, get_worker
+from distributed.protocol.serialize import to_serialize
 
-from dvi.errors import ClusterError, DviError
+from dvi.errors import ClusterError
 from dvi.execution.lane import Problem, tune_allocator
 from dvi.execution.threads import ThreadsExecutor
 from dvi.execution.tree import Node, assign, combine, height
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 START_SECONDS = 600.0  # to compile and to read the first rows
 STEP_SECONDS = 30.0  # after which a host that does not answer is given up
 HEAL_SECONDS = 60.0  # to wait for a worker when none is left
+MOST_LOSSES = 20  # without a step done between them
 _LOOK_SECONDS = 1.0  # between looks for workers that joined
 _LOST = (OSError, RuntimeError, asyncio.TimeoutError, TimeoutError)
 
@@ -43,8 +44,8 @@ class LaneHost:
         self._executor: ThreadsExecutor | None = None
         self._leaves = range(0)
 
-    def prepare(self, leaves: range, Z: FloatArray, pieces: dict[int, dict[int, Any]]) -> None:
-        """Compile, take over lanes, and try the likelihood on their first rows.
+    def prepare(self, leaves: range, Z: FloatArray, pieces: dict[int, dict[int, Any]]) -> Exception | None:
+        """Compile, take over lanes, and try the likelihood on their first rows. Errors are returned.
 
         Parameters
         ----------
@@ -53,6 +54,13 @@ class LaneHost:
         pieces : dict
             Rows of arrays that only the client holds, by term and chunk.
         """
+        try:
+            self._prepare(leaves, Z, pieces)
+        except Exception as error:
+            return error
+        return None
+
+    def _prepare(self, leaves: range, Z: FloatArray, pieces: dict[int, dict[int, Any]]) -> None:
         if self._executor is None:
             self._executor = ThreadsExecutor(self._problem, max(1, get_worker().state.nthreads))
         evaluator = self._executor.evaluator
@@ -96,10 +104,14 @@ class _Message:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """What the server returns for a block of steps; ``lost`` hosts ended it early."""
+    """What the server returns for a block of steps; ``lost`` hosts or an ``error`` ended it early.
+
+    Errors are returned, so that whatever is raised by a call to the server means that the server is lost.
+    """
 
     report: Report
     lost: tuple[str, ...]
+    error: Exception | None
 
 
 class ParameterServer:
@@ -114,7 +126,7 @@ class ParameterServer:
         """Compile the prior term."""
         self._training.prepare()
 
-    async def run(self, state: State | None, step: int, hosts: dict[str, Actor], n_steps: int) -> _Block:
+    async def run(self, state: State | None, step: int, hosts: dict[str, str], n_steps: int) -> _Block:
         """Run up to ``n_steps`` steps from ``state``, or from the server's own state, which is at ``step``."""
         self._state = state if state is not None else self._state
         if self._state is None or self._state.step != step:
@@ -122,42 +134,55 @@ class ParameterServer:
         elbos: list[float] = []
         n_rows = 0
         lost: tuple[str, ...] = ()
-        while len(elbos) < n_steps and not lost:
-            evaluation, lost = await self._ask(self._training.round(self._state), hosts)
-            if evaluation is not None:
-                self._state, info = self._training.apply(self._state, evaluation)
-                elbos.append(info.elbo)
-                n_rows += info.n_rows
-        return _Block(Report(self._state, np.array(elbos), n_rows), lost)
+        failure: Exception | None = None
+        try:
+            while len(elbos) < n_steps and not lost:
+                evaluation, lost = await self._ask(self._training.round(self._state), hosts)
+                if evaluation is not None:
+                    self._state, info = self._training.apply(self._state, evaluation)
+                    elbos.append(info.elbo)
+                    n_rows += info.n_rows
+        except Exception as error:
+            failure = error
+        return _Block(Report(self._state, np.array(elbos), n_rows), lost, failure)
 
-    async def _ask(self, round: Round, hosts: dict[str, Actor]) -> tuple[Evaluation | None, tuple[str, ...]]:
-        answers = await asyncio.gather(
-            *(_within(STEP_SECONDS, partial(_call, host, round)) for host in hosts.values()),
-            return_exceptions=True,
-        )
-        for answer in answers:
-            if isinstance(answer, BaseException) and (isinstance(answer, DviError) or not isinstance(answer, _LOST)):
-                raise answer
-        lost = tuple(a for a, x in zip(hosts, answers, strict=True) if isinstance(x, BaseException))
-        if lost:
-            return None, lost
+    async def _ask(self, round: Round, hosts: dict[str, str]) -> tuple[Evaluation | None, tuple[str, ...]]:
+        worker = get_worker()
+        calls = (_evaluate(worker, address, key, round) for address, key in hosts.items())
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        lost = []
         nodes: dict[Node, Evaluation] = {}
-        for answer in answers:
-            nodes |= answer.unpack()  # type: ignore[union-attr]
-        return combine(nodes, self._n_leaves)[height(self._n_leaves), 0], ()
+        for address, answer in zip(hosts, answers, strict=True):
+            if isinstance(answer, _LostError):
+                lost.append(address)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                nodes |= answer.unpack()
+        return (None, tuple(lost)) if lost else (combine(nodes, self._n_leaves)[height(self._n_leaves), 0], ())
 
 
-def _call(host: Actor, round: Round) -> Any:
-    return host.evaluate(round.step, round.Z)
+class _LostError(Exception):
+    """A host that cannot be reached, does not answer in time, or has forgotten its actor."""
 
 
-async def _within(seconds: float, call: Callable[[], Any]) -> Any:
-    """Await an actor call for a bounded time; a call to an actor that is gone raises here too."""
-    return await asyncio.wait_for(_awaited(call), seconds)
+async def _evaluate(worker: Worker, address: str, key: str, round: Round) -> _Message:
+    """Ask the host on another worker for its evaluation.
 
-
-async def _awaited(call: Callable[[], Any]) -> Any:
-    return await call()
+    Spoken in the protocol of actors but not through :class:`distributed.Actor`, which waits for a lost actor's future
+    instead of failing.
+    """
+    call = worker.rpc(address).actor_execute(
+        actor=key, function="evaluate", args=[to_serialize(round.step), to_serialize(round.Z)]
+    )
+    try:
+        answer = await asyncio.wait_for(call, STEP_SECONDS)
+    except Exception as error:
+        raise _LostError(address) from error
+    if answer["status"] != "OK":
+        raise answer["exception"]
+    message: _Message = answer["result"]
+    return message
 
 
 @dataclass(slots=True)
@@ -205,10 +230,16 @@ class ClusterDriver:
     def advance(self, state: State, n_steps: int) -> Report:
         """Run ``n_steps`` steps from a state, healing what is lost on the way."""
         elbos: list[FloatArray] = []
-        n_rows, target = 0, state.step + n_steps
+        n_rows, target, fruitless = 0, state.step + n_steps, 0
         while state.step < target:
             self._place(state)
             block = self._run(state, target - state.step)
+            fruitless = 0 if block is not None and block.report.state.step > state.step else fruitless + 1
+            if fruitless > MOST_LOSSES:
+                raise ClusterError(
+                    f"workers went away {fruitless} times in a row without a step done, at step {state.step}; "
+                    "their logs say why: often memory (fewer or larger workers) or a time limit"
+                )
             if block is None:
                 continue
             state = block.report.state
@@ -221,24 +252,38 @@ class ClusterDriver:
 
     def _run(self, state: State, n_steps: int) -> _Block | None:
         """A block of steps from the server, or None if the server is lost."""
-        assert self._server is not None
+        if self._server is None:
+            return None
         sent = None if self._at == state.step else state
-        hosts = {address: placed.actor for address, placed in self._hosts.items() if len(placed.leaves)}
+        hosts = {address: str(placed.actor.key) for address, placed in self._hosts.items() if len(placed.leaves)}
         limit = START_SECONDS + n_steps * STEP_SECONDS
         try:
-            block: _Block = self._server.actor.run(sent, state.step, hosts, n_steps).result(timeout=limit)
-        except DviError:
-            raise
+            call = self._server.actor.run(sent, state.step, hosts, n_steps)
+            block: _Block = self._await(call, self._server.address, limit)
         except _LOST as error:
-            if self._server.future.status == "finished" and self._server.address in self._workers():
-                raise
             logger.warning(
                 "the parameter server on %s went away at step %d: %s", self._server.address, state.step, error
             )
             self._server, self._at = None, None
             return None
+        if block.error is not None:
+            raise block.error
         self._at = block.report.state.step
         return block
+
+    def _await(self, call: Any, address: str, seconds: float) -> Any:
+        """The result of a call to a worker, or TimeoutError as soon as the worker is gone: a call may hang for ever."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return call.result(timeout=_LOOK_SECONDS)
+            except TimeoutError:
+                if call.done():
+                    raise
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"no answer within {seconds:.0f} s") from None
+                if address not in self._workers():
+                    raise TimeoutError("the worker is gone") from None
 
     def _workers(self) -> dict[str, int]:
         """Threads of every live worker by address."""
@@ -287,12 +332,13 @@ class ClusterDriver:
         self._missing = not self._hosts
         for address, call in calls.items():
             try:
-                call.result(timeout=START_SECONDS)
-            except DviError:
-                raise
+                failure = self._await(call, address, START_SECONDS)
             except _LOST as error:
                 logger.warning("the lane host on %s could not start: %s", address, error)
                 self._forget(address)
+            else:
+                if failure is not None:
+                    raise failure
         if self._missing:
             self._settle(state, self._wait_for_workers())
 
@@ -311,7 +357,11 @@ class ClusterDriver:
         future = self._submit(ParameterServer, address, self._training_bytes, len(self._problem.leaves))
         placed = self._placed(address, future)
         if placed is not None:
-            placed.actor.prepare().result(timeout=START_SECONDS)
+            try:
+                self._await(placed.actor.prepare(), address, START_SECONDS)
+            except _LOST as error:
+                logger.warning("the parameter server on %s could not start: %s", address, error)
+                placed = None
         self._server, self._at = placed, None
 
     def _submit(self, cls: type[Any], address: str, *arguments: Any) -> Future[Any]:
@@ -321,9 +371,7 @@ class ClusterDriver:
 
     def _placed(self, address: str, future: Future[Any]) -> _Placed | None:
         try:
-            return _Placed(address, future, future.result(timeout=START_SECONDS))
-        except DviError:
-            raise
+            return _Placed(address, future, self._await(future, address, START_SECONDS))
         except Exception as error:
             logger.warning("no actor could be made on %s: %s", address, error)
             return None

@@ -336,7 +336,7 @@ def _layout(model: pm.Model, start: Mapping[str, Any]) -> tuple[Layout, FloatArr
         entries.append(Entry(rv.name, value.name, shape, offset, stop, dims, describe_transform(model, rv)))
         offset = stop
     used = {d for e in entries for d in e.dims if d is not None}
-    coords = {k: tuple(np.asarray(v).tolist()) for k, v in model.coords.items() if k in used and v is not None}
+    coords = {k: tuple(np.asarray(v)) for k, v in model.coords.items() if k in used and v is not None}
     flat = [np.ravel(np.asarray(point[e.value_name], dtype=np.float64)) for e in entries]
     return Layout(tuple(entries), coords), np.concatenate(flat)
 

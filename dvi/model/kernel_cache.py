@@ -42,7 +42,7 @@ def folder() -> Path:
     return path
 
 
-class _KernelLocator(_CacheLocator):  # type: ignore[misc]
+class _KernelLocator(_CacheLocator):
     """Sends numba to the folder of kernels for the functions registered here, and for no other."""
 
     def __init__(self, key: str) -> None:
@@ -66,7 +66,7 @@ class _KernelLocator(_CacheLocator):  # type: ignore[misc]
         return None if key is None else cls(key)
 
 
-CacheImpl._locator_classes.insert(0, _KernelLocator)
+CacheImpl._locator_classes.insert(0, _KernelLocator)  # type: ignore[arg-type]
 
 
 class KernelLinker(NumbaLinker):  # type: ignore[misc]

@@ -22,6 +22,9 @@ class Transform:
     kind: str
     parameters: tuple[Any, ...] = ()
 
+    def __str__(self) -> str:
+        return f"{self.kind}{self.parameters or ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -89,10 +92,10 @@ class Layout:
             return f"variables {sorted(mine)} against {sorted(theirs)}"
         for name, e in mine.items():
             o = theirs[name]
-            if (e.shape, e.start, e.transform.kind) != (o.shape, o.start, o.transform.kind):
+            if (e.shape, e.start, e.transform) != (o.shape, o.start, o.transform):
                 return (
-                    f"{name!r} has shape {e.shape}, offset {e.start} and transform {e.transform.kind} "
-                    f"against {o.shape}, {o.start} and {o.transform.kind}"
+                    f"{name!r} has shape {e.shape}, offset {e.start} and transform {e.transform} "
+                    f"against {o.shape}, {o.start} and {o.transform}"
                 )
         return None
 

@@ -9,6 +9,7 @@ import pymc as pm
 from pymc.distributions import transforms as tr
 from pymc.logprob.transforms import IntervalTransform
 from pytensor.graph.basic import Constant, Variable
+from pytensor.graph.traversal import graph_inputs
 
 from dvi.model.layout import Transform
 
@@ -33,12 +34,13 @@ def _describe_interval(transform: IntervalTransform, rv: Variable[Any, Any]) -> 
     bounds = []
     for bound in transform.args_fn(*rv.owner.inputs):
         if isinstance(bound, Variable):
-            if not isinstance(bound, Constant):
+            if any(not isinstance(v, Constant) for v in graph_inputs([bound])):
                 return Transform("model")
-            bound = bound.data  # noqa: PLW2901
-        if bound is not None and np.size(bound) != 1:
+            bound = bound.eval()  # noqa: PLW2901
+        if bound is not None and len(np.unique(bound)) != 1:
             return Transform("model")
-        bounds.append(None if bound is None or not np.isfinite(bound) else float(np.ravel(bound)[0]))
+        finite = bound is not None and bool(np.isfinite(bound).all())
+        bounds.append(float(np.ravel(bound)[0]) if finite else None)
     return Transform("interval", tuple(bounds))
 
 

@@ -6,10 +6,12 @@ attributes are written last, and a group without them is not read.
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +31,8 @@ from dvi.errors import DviError, StoreError, StoreExistsError, StoreNotFoundErro
 
 FORMAT = "dvi_format"  # attribute of every root that is written here
 VERSION = 1  # its value
+_ATTEMPTS = 3  # to open a group that is being replaced
+_STALE_SECONDS = 24 * 3600.0  # after which a folder of work is that of a process that was killed
 
 _CHUNK_BYTES = 32 * 2**20
 _CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec())
@@ -101,14 +105,24 @@ def open_root(target: Target) -> zarr.Group:
     """
     with explained(target, "is not a Zarr group that can be read", "Pass what approx.save wrote."):
         if target.path is not None:
-            path = _place(target.path)
-            if _is_free(path):
-                raise StoreNotFoundError(f"There is nothing at {label_of(target)}. Check the path.")
-            return zarr.open_group(LocalStore(path, read_only=True), mode="r", use_consolidated=False)
+            return _open_local(target.path, label_of(target))
         try:
             return zarr.open_group(target.store, mode="r", use_consolidated=False)
         except FileNotFoundError as error:
             raise StoreNotFoundError(f"There is no Zarr group at {label_of(target)}. Check the address.") from error
+
+
+def _open_local(path: Path, label: str) -> zarr.Group:
+    for attempt in range(_ATTEMPTS):
+        place = _place(path)
+        if place is None:
+            raise StoreNotFoundError(f"There is nothing at {label}. Check the path.")
+        try:
+            return zarr.open_group(LocalStore(place, read_only=True), mode="r", use_consolidated=False)
+        except FileNotFoundError:  # moved meanwhile, or not a group
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
 
 
 def put(target: Target, tree: xr.DataTree, attributes: dict[str, Any], overwrite: bool) -> None:
@@ -166,6 +180,7 @@ def _write_in_place(tree: xr.DataTree, attributes: dict[str, Any], store: Any) -
 def _write_beside(tree: xr.DataTree, attributes: dict[str, Any], target: Target, path: Path, overwrite: bool) -> None:
     """For folders: what is there stays until the moment in which the new group takes its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
         _write(tree, attributes, LocalStore(work / "new"))
@@ -174,6 +189,14 @@ def _write_beside(tree: xr.DataTree, attributes: dict[str, Any], target: Target,
         _publish(work / "new", path, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _sweep(path: Path) -> None:
+    """Delete what saves that were killed have left."""
+    for work in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with suppress(OSError):
+            if time.time() - work.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(work, ignore_errors=True)
 
 
 def _flush(folder: Path) -> None:
@@ -216,10 +239,12 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.replaced")
 
 
-def _place(path: Path) -> Path:
-    """Where to read: the path, or beside it while, or since, a save was stopped between its two moves."""
-    aside = _aside(path)
-    return aside if aside.exists() and _is_free(path) else path
+def _place(path: Path) -> Path | None:
+    """Where to read: the path, or beside it while, or since, a save was stopped between its two moves.
+
+    Another process may make the second move between the first two looks; then the third finds the new group.
+    """
+    return next((place for place in (path, _aside(path), path) if not _is_free(place)), None)
 
 
 def _is_free(path: Path) -> bool:

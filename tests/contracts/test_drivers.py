@@ -97,7 +97,10 @@ def test_a_likelihood_that_is_not_finite_names_the_row(name: str) -> None:
     y[1234] = -1.0  # outside the support
     with pm.Model() as model:
         pm.Exponential("y", pm.HalfNormal("rate"), observed=dvi.Minibatch(y, batch_size=3000))
-    with place(PLACES[name]) as where, pytest.raises(NonFiniteError, match=r"row 1234 in chunk 0, where minibatch.0=-1"):
+    with (
+        place(PLACES[name]) as where,
+        pytest.raises(NonFiniteError, match=r"row 1234 in chunk 0, where minibatch.0=-1"),
+    ):
         dvi.fit(5, model=model, random_seed=1, progressbar=False, **where)
 
 
