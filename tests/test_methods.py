@@ -34,7 +34,7 @@ def no_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("compiled before the input was checked")
 
-    monkeypatch.setattr(compiling, "_nogil_mode", refuse)
+    monkeypatch.setattr(compiling, "_build", refuse)
 
 
 @pytest.mark.usefixtures("no_compiling")

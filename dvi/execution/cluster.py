@@ -22,7 +22,7 @@ from distributed.protocol.serialize import to_serialize
 from dvi.errors import ClusterError
 from dvi.execution.lane import Problem, tune_allocator
 from dvi.execution.threads import ThreadsExecutor
-from dvi.execution.tree import Node, assign, combine, height
+from dvi.execution.tree import Message, Node, assign, combine, height
 from dvi.types import Evaluation, FloatArray, R, Report, Round, State, T, Training
 
 logger = logging.getLogger(__name__)
@@ -71,35 +71,15 @@ class LaneHost:
         self._leaves = leaves
         self._executor.check(Round(0, np.array(Z)), leaves)
 
-    def evaluate(self, step: int, Z: FloatArray) -> _Message:
+    def evaluate(self, step: int, Z: FloatArray) -> Message:
         """Complete subtrees of this host's lanes."""
         assert self._executor is not None
-        return _Message.pack(self._executor.partial(Round(step, np.array(Z)), self._leaves))
+        return Message.pack(self._executor.partial(Round(step, np.array(Z)), self._leaves))
 
     def close(self) -> None:
         """Stop reading ahead."""
         if self._executor is not None:
             self._executor.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """Evaluations of several nodes of the tree as one array."""
-
-    nodes: tuple[Node, ...]
-    n_rows: tuple[int, ...]
-    packed: FloatArray  # (nodes, S, 1 + d)
-
-    @classmethod
-    def pack(cls, evaluations: dict[Node, Evaluation]) -> _Message:
-        packed = np.stack([np.column_stack([e.loglik, e.score]) for e in evaluations.values()])
-        return cls(tuple(evaluations), tuple(e.n_rows for e in evaluations.values()), packed)
-
-    def unpack(self) -> dict[Node, Evaluation]:
-        return {
-            node: Evaluation(self.packed[i, :, 0], self.packed[i, :, 1:], n)
-            for i, (node, n) in enumerate(zip(self.nodes, self.n_rows, strict=True))
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +146,7 @@ class _LostError(Exception):
     """A host that cannot be reached, does not answer in time, or has forgotten its actor."""
 
 
-async def _evaluate(worker: Worker, address: str, key: str, round: Round) -> _Message:
+async def _evaluate(worker: Worker, address: str, key: str, round: Round) -> Message:
     """Ask the host on another worker for its evaluation.
 
     Spoken in the protocol of actors but not through :class:`distributed.Actor`, which waits for a lost actor's future
@@ -181,7 +161,7 @@ async def _evaluate(worker: Worker, address: str, key: str, round: Round) -> _Me
         raise _LostError(address) from error
     if answer["status"] != "OK":
         raise answer["exception"]
-    message: _Message = answer["result"]
+    message: Message = answer["result"]
     return message
 
 
@@ -218,6 +198,7 @@ class ClusterDriver:
         self._at: int | None = None  # step of the server's own state
         self._looked = 0.0
         self._missing = True  # whether lanes have to be given out again
+        self._trouble = "no worker had a lane"
 
     @property
     def n_hosts(self) -> int:
@@ -237,8 +218,8 @@ class ClusterDriver:
             fruitless = 0 if block is not None and block.report.state.step > state.step else fruitless + 1
             if fruitless > MOST_LOSSES:
                 raise ClusterError(
-                    f"workers went away {fruitless} times in a row without a step done, at step {state.step}; "
-                    "their logs say why: often memory (fewer or larger workers) or a time limit"
+                    f"no step could be done in {fruitless} attempts, at step {state.step}: {self._trouble}; the logs "
+                    "of the workers say more: often the package is not installed there, or memory runs out"
                 )
             if block is None:
                 continue
@@ -246,13 +227,14 @@ class ClusterDriver:
             elbos.append(block.report.elbos)
             n_rows += block.report.n_rows
             for address in block.lost:
-                logger.warning("the lane host on %s went away at step %d", address, state.step)
+                self._note("the lane host went away", address, f"step {state.step}")
                 self._forget(address)
         return Report(state, np.concatenate(elbos), n_rows)
 
     def _run(self, state: State, n_steps: int) -> _Block | None:
         """A block of steps from the server, or None if the server is lost."""
-        if self._server is None:
+        if self._server is None or self._missing:
+            time.sleep(0.1)
             return None
         sent = None if self._at == state.step else state
         hosts = {address: str(placed.actor.key) for address, placed in self._hosts.items() if len(placed.leaves)}
@@ -261,9 +243,7 @@ class ClusterDriver:
             call = self._server.actor.run(sent, state.step, hosts, n_steps)
             block: _Block = self._await(call, self._server.address, limit)
         except _LOST as error:
-            logger.warning(
-                "the parameter server on %s went away at step %d: %s", self._server.address, state.step, error
-            )
+            self._note("the parameter server went away", self._server.address, f"step {state.step}: {error}")
             self._server, self._at = None, None
             return None
         if block.error is not None:
@@ -301,7 +281,8 @@ class ClusterDriver:
             self._forget(address)
         if set(self._hosts) != set(workers) or self._missing:
             self._settle(state, workers)
-        if self._server is None or self._server.address not in workers or self._server.future.status == "error":
+        lost = self._server is None or self._server.address not in workers or self._server.future.status == "error"
+        if lost and self._hosts:
             self._start_server(next(iter(self._hosts)))
 
     def _wait_for_workers(self) -> dict[str, int]:
@@ -334,13 +315,11 @@ class ClusterDriver:
             try:
                 failure = self._await(call, address, START_SECONDS)
             except _LOST as error:
-                logger.warning("the lane host on %s could not start: %s", address, error)
+                self._note("the lane host could not start", address, error)
                 self._forget(address)
             else:
                 if failure is not None:
                     raise failure
-        if self._missing:
-            self._settle(state, self._wait_for_workers())
 
     def _pieces(self, run: range) -> dict[int, dict[int, Any]]:
         """Rows that only this process holds, for the chunks of some leaves."""
@@ -360,7 +339,7 @@ class ClusterDriver:
             try:
                 self._await(placed.actor.prepare(), address, START_SECONDS)
             except _LOST as error:
-                logger.warning("the parameter server on %s could not start: %s", address, error)
+                self._note("the parameter server could not start", address, error)
                 placed = None
         self._server, self._at = placed, None
 
@@ -373,8 +352,13 @@ class ClusterDriver:
         try:
             return _Placed(address, future, self._await(future, address, START_SECONDS))
         except Exception as error:
-            logger.warning("no actor could be made on %s: %s", address, error)
+            self._note("no actor could be made", address, error)
             return None
+
+    def _note(self, what: str, address: str, error: object) -> None:
+        """Remember and log what went wrong on a worker."""
+        self._trouble = f"{what} on {address}: {error}"
+        logger.warning("%s", self._trouble)
 
     def _forget(self, address: str) -> None:
         self._hosts.pop(address).future.release()

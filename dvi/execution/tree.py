@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from dvi.types import Evaluation
+import numpy as np
+
+from dvi.types import Evaluation, FloatArray
 
 type Node = tuple[int, int]  # level, index: covers leaves index * 2**level up to (index + 1) * 2**level
 
@@ -54,3 +57,25 @@ def assign(n_leaves: int, capacities: Sequence[int]) -> list[range]:
         taken += capacity
         ends.append(round(n_leaves * taken / total))
     return [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Evaluations of several nodes of the tree as one array."""
+
+    nodes: tuple[Node, ...]
+    n_rows: tuple[int, ...]
+    packed: FloatArray  # (nodes, S, 1 + d)
+
+    @classmethod
+    def pack(cls, evaluations: Mapping[Node, Evaluation]) -> Message:
+        """Put evaluations into one array."""
+        packed = np.stack([np.column_stack([e.loglik, e.score]) for e in evaluations.values()])
+        return cls(tuple(evaluations), tuple(e.n_rows for e in evaluations.values()), packed)
+
+    def unpack(self) -> dict[Node, Evaluation]:
+        """Views of the array as evaluations."""
+        return {
+            node: Evaluation(self.packed[i, :, 0], self.packed[i, :, 1:], n)
+            for i, (node, n) in enumerate(zip(self.nodes, self.n_rows, strict=True))
+        }

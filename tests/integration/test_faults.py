@@ -92,3 +92,18 @@ def test_an_asynchronous_client_is_refused(model: pm.Model) -> None:
 
     with pytest.raises(ClusterError, match="asynchronous"):
         dvi.fit(300, model=model, random_seed=7, client=Asynchronous(), progressbar=False)
+
+
+def test_workers_that_cannot_start_end_in_one_clear_error(model: pm.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvi.execution import cluster as cluster_module
+
+    def refuse(*_: Any) -> None:
+        raise OSError("the package is broken here")
+
+    monkeypatch.setattr(cluster_module.LaneHost, "__init__", refuse)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+        pytest.raises(ClusterError, match="no step could be done in 21 attempts.*the package is broken here"),
+    ):
+        dvi.fit(300, model=model, random_seed=7, client=client, progressbar=False)
