@@ -5,18 +5,14 @@ Shapes: ``S`` draws, ``d`` unconstrained dimensions of the model, ``p`` variatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 type FloatArray = NDArray[np.float64]
 type AnyArray = NDArray[Any]
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,20 +168,6 @@ class Optimizer(Protocol):
     ) -> tuple[FloatArray, tuple[FloatArray, ...]]:
         """Parameters and state after step number ``step`` (from 0). No argument is written to."""
         ...
-
-
-class Executor(Protocol):
-    """A place to run. The same two verbs everywhere."""
-
-    def evaluate(self, round: Round) -> Evaluation:
-        """Log likelihood and score of the rows of one step, summed over lanes by the fixed tree."""
-        ...
-
-    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
-        """Apply a pure function to every item, results in order."""
-        ...
-
-    def close(self) -> None: ...
 
 
 class Driver(Protocol):

@@ -44,7 +44,9 @@ TABLE = {
     "dvi.types": Row(packages="numpy"),
     "dvi.randomness": Row(packages="numpy"),
     # The layers. Neither half of the boundary of section 3 sees the other: rows on one side, parameters on the other.
-    "dvi.model": Row(f"{BASE} dvi.data.source dvi.data.readers", "numpy scipy pymc pytensor numba xarray filelock cloudpickle"),
+    "dvi.model": Row(
+        f"{BASE} dvi.data.source dvi.data.readers", "numpy scipy pymc pytensor numba xarray filelock cloudpickle"
+    ),
     "dvi.data": Row(BASE, "numpy zarr xarray dask pandas pyarrow fsspec filelock"),
     "dvi.data.ingest_progress": Row(BASE, "rich"),
     "dvi.data.plan": Row(BASE, "numpy"),

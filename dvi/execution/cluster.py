@@ -8,9 +8,9 @@ makes again from the last state it holds, and the same steps give the same bits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from dvi.errors import ClusterError
 from dvi.execution.lane import Problem, tune_allocator
 from dvi.execution.threads import ThreadsExecutor
 from dvi.execution.tree import Message, Node, assign, combine, height
-from dvi.types import Evaluation, FloatArray, R, Report, Round, State, T, Training
+from dvi.types import Evaluation, FloatArray, Report, Round, State, Training
 
 logger = logging.getLogger(__name__)
 
@@ -101,10 +101,17 @@ class ParameterServer:
         self._training: Training = cloudpickle.loads(training)
         self._n_leaves = n_leaves
         self._state: State | None = None
+        self._running = self._stopping = False
 
     def prepare(self) -> None:
         """Compile the prior term."""
         self._training.prepare()
+
+    async def stop(self) -> None:
+        """End the block of steps that is under way, if one is, and wait for it."""
+        self._stopping = True
+        while self._running:
+            await asyncio.sleep(0.001)
 
     async def run(self, state: State | None, step: int, hosts: dict[str, str], n_steps: int) -> _Block:
         """Run up to ``n_steps`` steps from ``state``, or from the server's own state, which is at ``step``."""
@@ -115,8 +122,9 @@ class ParameterServer:
         n_rows = 0
         lost: tuple[str, ...] = ()
         failure: Exception | None = None
+        self._running = True
         try:
-            while len(elbos) < n_steps and not lost:
+            while len(elbos) < n_steps and not lost and not self._stopping:
                 evaluation, lost = await self._ask(self._training.round(self._state), hosts)
                 if evaluation is not None:
                     self._state, info = self._training.apply(self._state, evaluation)
@@ -124,6 +132,8 @@ class ParameterServer:
                     n_rows += info.n_rows
         except Exception as error:
             failure = error
+        finally:
+            self._running = False
         return _Block(Report(self._state, np.array(elbos), n_rows), lost, failure)
 
     async def _ask(self, round: Round, hosts: dict[str, str]) -> tuple[Evaluation | None, tuple[str, ...]]:
@@ -279,11 +289,12 @@ class ClusterDriver:
         workers = self._wait_for_workers()
         for address in [a for a in self._hosts if a not in workers or self._hosts[a].future.status == "error"]:
             self._forget(address)
+        lost = self._server is None or self._server.address not in workers or self._server.future.status == "error"
+        preparing = self._start_server(list(workers)[-1]) if lost else None
         if set(self._hosts) != set(workers) or self._missing:
             self._settle(state, workers)
-        lost = self._server is None or self._server.address not in workers or self._server.future.status == "error"
-        if lost and self._hosts:
-            self._start_server(next(iter(self._hosts)))
+        if preparing is not None:
+            self._finish_server(preparing)
 
     def _wait_for_workers(self) -> dict[str, int]:
         deadline = time.monotonic() + HEAL_SECONDS
@@ -332,16 +343,19 @@ class ClusterDriver:
                 chunks.update({int(c): term.source.pieces(int(c)) for c in term.plan.chunks(leaf.lane)})
         return pieces
 
-    def _start_server(self, address: str) -> None:
+    def _start_server(self, address: str) -> Any:
+        """Make a server, and begin to compile the prior term while the hosts compile theirs."""
         future = self._submit(ParameterServer, address, self._training_bytes, len(self._problem.leaves))
-        placed = self._placed(address, future)
-        if placed is not None:
-            try:
-                self._await(placed.actor.prepare(), address, START_SECONDS)
-            except _LOST as error:
-                self._note("the parameter server could not start", address, error)
-                placed = None
-        self._server, self._at = placed, None
+        self._server, self._at = self._placed(address, future), None
+        return None if self._server is None else self._server.actor.prepare()
+
+    def _finish_server(self, preparing: Any) -> None:
+        assert self._server is not None
+        try:
+            self._await(preparing, self._server.address, START_SECONDS)
+        except _LOST as error:
+            self._note("the parameter server could not start", self._server.address, error)
+            self._server = None
 
     def _submit(self, cls: type[Any], address: str, *arguments: Any) -> Future[Any]:
         return self._client.submit(
@@ -366,12 +380,11 @@ class ClusterDriver:
         if self._server is not None and self._server.address == address:
             self._looked = 0.0
 
-    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
-        """Apply a pure function to every item on the workers, results in order."""
-        return list(self._client.gather(self._client.map(function, list(items), pure=False)))
-
     def close(self) -> None:
-        """Release the actors."""
+        """Stop the server and release the actors."""
+        if self._server is not None and self._server.future.status == "finished":
+            with contextlib.suppress(*_LOST):
+                self._await(self._server.actor.stop(), self._server.address, STEP_SECONDS)
         for placed in self._hosts.values():
             placed.future.release()
         if self._server is not None:

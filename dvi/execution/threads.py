@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from dvi.execution.lane import LaneEvaluator, Problem
 from dvi.execution.tree import Node, assign, combine, height
-from dvi.types import Evaluation, R, Report, Round, State, T, Training
+from dvi.types import Evaluation, Report, Round, State, Training
 
 
 class ThreadsExecutor:
@@ -64,12 +63,6 @@ class ThreadsExecutor:
 
     def _run(self, round: Round, leaves: range) -> dict[Node, Evaluation]:
         return {(0, i): self._evaluator.evaluate(i, round) for i in leaves}
-
-    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
-        """Apply a pure function to every item, results in order."""
-        if self._pool is None:
-            return [function(item) for item in items]
-        return list(self._pool.map(function, items))
 
     def close(self) -> None:
         """Stop the threads and give BLAS its own back."""

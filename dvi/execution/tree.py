@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def assign(n_leaves: int, capacities: Sequence[int]) -> list[range]:
     for capacity in capacities:
         taken += capacity
         ends.append(round(n_leaves * taken / total))
-    return [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return [range(start, end) for start, end in pairwise([0, *ends])]
 
 
 @dataclass(frozen=True, slots=True)

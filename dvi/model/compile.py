@@ -76,7 +76,7 @@ def compile_kernel(program: Program, example: tuple[AnyArray, ...] = ()) -> Comp
     """
     kernel = _build(program)
     arguments = _arguments(program, kernel, example)
-    with kernel_cache.lock():
+    with kernel_cache.lock(kernel.function):
         if not kernel_cache.load(kernel.function, arguments):
             logger.info("compiling a kernel of %d parameters", len(arguments[0]))
             kernel_cache.fill((program, example))

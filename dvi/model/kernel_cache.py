@@ -96,9 +96,10 @@ def load(function: Any, arguments: tuple[Any, ...]) -> bool:
     return True
 
 
-def lock() -> FileLock:
-    """The lock under which the cache is filled: one process compiles, and the others wait."""
-    return FileLock(folder() / "lock", timeout=_LOCK_SECONDS)
+def lock(function: Any) -> FileLock:
+    """The lock under which the kernel of a function is compiled: one process compiles, and the others wait."""
+    key = _kernel_keys.get(function.py_func, "uncached")
+    return FileLock(folder() / f"{key}.lock", timeout=_LOCK_SECONDS)
 
 
 def fill(payload: Any) -> None:

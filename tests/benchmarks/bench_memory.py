@@ -60,7 +60,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("memory") / "store.zarr"
     n_chunks = max(1, int(GB * 1e9 / (COLUMNS * CHUNK_ROWS * 8)))
     n_rows = n_chunks * CHUNK_ROWS
-    x = zarr.create_array(folder / "x", shape=(n_rows, COLUMNS), chunks=(CHUNK_ROWS, COLUMNS), dtype="f8", compressors=None)
+    x = zarr.create_array(
+        folder / "x", shape=(n_rows, COLUMNS), chunks=(CHUNK_ROWS, COLUMNS), dtype="f8", compressors=None
+    )
     y = zarr.create_array(folder / "y", shape=(n_rows,), chunks=(CHUNK_ROWS,), dtype="f8", compressors=None)
     rng = np.random.default_rng(0)
     for chunk in range(n_chunks):
