@@ -14,7 +14,7 @@ from zarr.errors import ChunkNotFoundError
 from dvi.data import unwrap
 from dvi.data.chunks import check_rows, virtual_chunks, without_secrets
 from dvi.errors import DataError, StoreError, StoreNotFoundError
-from dvi.types import AnyArray, Reader, T
+from dvi.types import AnyArray, Reader
 
 if TYPE_CHECKING:
     import xarray
@@ -118,7 +118,7 @@ def label_of(array: zarr.Array[Any]) -> str:
     return without_secrets(unwrap.location(array))
 
 
-def _allowed(filling: T | None, array: zarr.Array[Any] | None, error: ChunkNotFoundError) -> T:
+def _allowed[T](filling: T | None, array: zarr.Array[Any] | None, error: ChunkNotFoundError) -> T:
     """What fills missing chunks, if that was allowed and the array itself can be seen from this process."""
     if array is not None and not unwrap.is_visible(array):
         raise StoreNotFoundError(

@@ -294,7 +294,7 @@ class ClusterDriver:
         if set(self._hosts) != set(workers) or self._missing:
             self._settle(state, workers)
         if preparing is not None:
-            self._finish_server(preparing)
+            self._finish_server(preparing, list(workers)[-1])
 
     def _wait_for_workers(self) -> dict[str, int]:
         deadline = time.monotonic() + HEAL_SECONDS
@@ -349,12 +349,11 @@ class ClusterDriver:
         self._server, self._at = self._placed(address, future), None
         return None if self._server is None else self._server.actor.prepare()
 
-    def _finish_server(self, preparing: Any) -> None:
-        assert self._server is not None
+    def _finish_server(self, preparing: Any, address: str) -> None:
         try:
-            self._await(preparing, self._server.address, START_SECONDS)
+            self._await(preparing, address, START_SECONDS)
         except _LOST as error:
-            self._note("the parameter server could not start", self._server.address, error)
+            self._note("the parameter server could not start", address, error)
             self._server = None
 
     def _submit(self, cls: type[Any], address: str, *arguments: Any) -> Future[Any]:

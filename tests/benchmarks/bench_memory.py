@@ -1,7 +1,7 @@
 """Peak resident memory of the client and of each worker while fitting a store that is larger than that.
 
-Prints, for each place to run, the peak above what importing PyMC costs in a process of its own. ``DVI_BENCH_GB`` sets the
-size of the store, 4 by default.
+Prints, for each place to run, the peak above what importing PyMC costs in a process of its own. ``DVI_BENCH_GB``
+sets the size of the store, 4 by default.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def main():
         dvi.fit(steps, model=model, random_seed=1, threads=2, progressbar=False)
         print(json.dumps({{"client": peak()}}))
         return
-    with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
+    settings = {{"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0"}}
+    with LocalCluster(**settings) as cluster, Client(cluster) as client:
         dvi.fit(steps, model=model, random_seed=1, client=client, progressbar=False)
         print(json.dumps({{"client": peak(), **client.run(peak)}}))
 if __name__ == "__main__":

@@ -104,6 +104,6 @@ def test_workers_that_cannot_start_end_in_one_clear_error(model: pm.Model, monke
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as client,
-        pytest.raises(ClusterError, match="no step could be done in 21 attempts.*the package is broken here"),
+        pytest.raises(ClusterError, match=r"no step could be done in 21 attempts.*the package is broken here"),
     ):
         dvi.fit(300, model=model, random_seed=7, client=client, progressbar=False)
