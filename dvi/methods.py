@@ -27,7 +27,7 @@ from dvi.model.compile import LazyKernel
 from dvi.model.graph import split
 from dvi.model.layout import Layout
 from dvi.progress import Progress
-from dvi.settings import CONSTRUCTION, RUN, Settings, check_int, make_settings, refuse_unknown
+from dvi.settings import CONSTRUCTION, RUN, Callback, Settings, check_int, make_settings, refuse_unknown
 from dvi.types import Driver, Family, FloatArray, Report, State
 
 logger = logging.getLogger(__name__)
@@ -234,7 +234,6 @@ class Inference:
     def _loop(self, driver: Driver, state: State, n: int, problem: Problem) -> None:
         """Blocks of steps, history, callbacks and progress, until done or stopped."""
         end, block = state.step + n, 1
-        every = 1 if self._settings.callbacks else n
         with Progress(
             n, enabled=self._settings.progressbar, n_rows=max((t.plan.n_rows for t in problem.terms), default=0),
             n_lanes=len(problem.leaves),
@@ -242,7 +241,7 @@ class Inference:
             driver.check(state)
             while state.step < end:
                 started = time.perf_counter()
-                report = driver.advance(state, min(block, every, end - state.step))
+                report = driver.advance(state, min(block, self._due(state.step), end - state.step))
                 elapsed = time.perf_counter() - started
                 block = max(1, min(2 * block, int(len(report.elbos) * _BLOCK_SECONDS / max(elapsed, 1e-9))))
                 state = report.state
@@ -256,15 +255,24 @@ class Inference:
         self._state = report.state
         self.approx.update(self._training.result(report.state), -report.elbos)
 
+    def _due(self, step: int) -> int:
+        """Steps until the next callback: each is called after every step, or every ``callback.every`` steps."""
+        return min((_every(c) - step % _every(c) for c in self._settings.callbacks), default=sys.maxsize)
+
     def _call_back(self, state: State) -> bool:
         """Whether the callbacks let the fit go on."""
         try:
             for callback in self._settings.callbacks:
-                callback(self.approx, self.approx.hist, state.step)
+                if state.step % _every(callback) == 0:
+                    callback(self.approx, self.approx.hist, state.step)
         except StopIteration as stop:
             logger.info("a callback ended the fit at step %d: %s", state.step, stop.value or stop)
             return False
         return True
+
+
+def _every(callback: Callback) -> int:
+    return max(1, int(getattr(callback, "every", 1)))
 
 
 def _model(model: pm.Model | None) -> pm.Model:

@@ -155,6 +155,31 @@ def test_callbacks_see_every_step_and_can_stop() -> None:
     assert len(approx.hist) == 7
 
 
+def test_callbacks_are_called_as_often_as_they_ask() -> None:
+    class Seldom:
+        every = 20
+
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+
+        def __call__(self, approx: dvi.Approximation, losses: np.ndarray, i: int) -> None:
+            self.seen.append(i)
+
+    seldom, often = Seldom(), []
+    fit(callbacks=[seldom, lambda _, losses, i: often.append(len(losses))])
+    assert seldom.seen == [20, 40]
+    assert often == list(range(1, 51))
+
+
+def test_tracked_parameters_are_those_of_the_step() -> None:
+    advi = dvi.ADVI(model=model(), random_seed=1)
+    tracker = dvi.callbacks.Tracker(mean=advi.approx.mean.eval, std=advi.approx.std.eval)
+    advi.fit(30, callbacks=[tracker], progressbar=False, threads=1)
+    assert len(tracker["mean"]) == 30
+    assert len(np.unique(np.concatenate(tracker["mean"]))) == 30
+    assert tracker["std"][-1] == advi.approx.std.eval()
+
+
 def test_callbacks_do_not_change_the_bits() -> None:
     assert fit(callbacks=[lambda *_: None]).theta.tobytes() == fit().theta.tobytes()
 

@@ -116,7 +116,7 @@ class LaneEvaluator:
         if n_rows < 2 or not np.isfinite([whole, *halves]).all():
             return
         size = np.abs(whole) + np.abs(halves[0]) + np.abs(halves[1])
-        if (np.abs(whole - halves[0] - halves[1]) > 1e-6 * size + 1e-9).any():
+        if (np.abs(whole - halves[0] - halves[1]) > 1e-5 * size + 1e-9).any():
             names = ", ".join(self.problem.terms[term].names)
             raise ModelError(
                 f"the likelihood of {names} is not a sum over rows: on {n_rows} rows it is {whole[0]:.10g}, on their "

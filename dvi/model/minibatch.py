@@ -177,6 +177,11 @@ def Potential(name: str, var: Any, *, total_size: int | None = None, dims: Any =
         raise ArgumentError(
             f"the potential {name!r} is a scalar; give one value for each row of the Minibatch, not their sum"
         )
+    size: Any = total_size
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1):
+        raise ArgumentError(
+            f"total_size={total_size!r} of the potential {name!r} is not an int of at least 1; leave it out"
+        )
     potential = pm.Potential(name, var, dims=dims)
     potential.tag.dvi_total_size = (total_size,)
     return potential

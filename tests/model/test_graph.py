@@ -337,6 +337,12 @@ def test_models_that_cannot_be_split_are_refused_by_name(make: Callable[[], obje
         split(model)
 
 
+@pytest.mark.parametrize("total_size", [0, -3, True, 2.5])
+def test_total_size_of_a_potential_is_checked(total_size: Any) -> None:
+    with pm.Model(), pytest.raises(ArgumentError, match="total_size="):
+        dvi.Potential("p", dvi.Minibatch(RNG["y"], batch_size=20), total_size=total_size)
+
+
 def test_scalar_potential_on_a_batch_is_refused() -> None:
     with pm.Model(), pytest.raises(ArgumentError, match="one value for each row"):
         dvi.Potential("p", dvi.Minibatch(RNG["y"], batch_size=20).sum())
