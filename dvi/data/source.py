@@ -100,6 +100,16 @@ class Source:
         """Names of the arrays held in a process's memory, whose rows must be delivered to other processes."""
         return tuple(n for n, r in zip(self.names, self.readers, strict=True) if is_in_memory(r))
 
+    @property
+    def in_memory_nbytes(self) -> int:
+        """Bytes of the arrays held in a process's memory."""
+        return sum(self.n_rows * row_nbytes(r) for r in self.readers if is_in_memory(r))
+
+    @property
+    def undelivered(self) -> bool:
+        """Whether rows have to be given to this process before it can read."""
+        return any(isinstance(r, DetachedReader | DeliveredReader) for r in self.readers)
+
     def read(self, chunk: int) -> tuple[AnyArray, ...]:
         """Rows of one chunk, ``(rows, ...)`` from every array.
 

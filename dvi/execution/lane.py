@@ -47,6 +47,11 @@ class Problem:
         """Leaves of the summation tree in their fixed order."""
         return tuple(Leaf(t, lane) for t, term in enumerate(self.terms) for lane in range(term.plan.lanes))
 
+    def chunks(self, leaves: range) -> list[tuple[int, int]]:
+        """Term and chunk of everything that some leaves read."""
+        owned = [self.leaves[i] for i in leaves]
+        return [(leaf.term, int(c)) for leaf in owned for c in self.terms[leaf.term].plan.chunks(leaf.lane)]
+
     def empty(self, round: Round) -> Evaluation:
         """The evaluation of no rows."""
         return Evaluation(np.zeros(len(round.Z)), np.zeros(round.Z.shape), 0)
@@ -116,7 +121,8 @@ class LaneEvaluator:
         if n_rows < 2 or not np.isfinite([whole, *halves]).all():
             return
         size = np.abs(whole) + np.abs(halves[0]) + np.abs(halves[1])
-        if (np.abs(whole - halves[0] - halves[1]) > 1e-5 * size + 1e-9).any():
+        single = any(array.dtype.kind == "f" and array.dtype.itemsize < 8 for array in block)
+        if (np.abs(whole - halves[0] - halves[1]) > (1e-5 if single else 1e-9) * (size + 1.0)).any():
             names = ", ".join(self.problem.terms[term].names)
             raise ModelError(
                 f"the likelihood of {names} is not a sum over rows: on {n_rows} rows it is {whole[0]:.10g}, on their "

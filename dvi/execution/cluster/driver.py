@@ -1,178 +1,33 @@
-"""A parameter server and lane hosts as Dask actors. The only file that imports distributed.
-
-The client makes one :class:`LaneHost` on every worker and one :class:`ParameterServer`, gives lanes to hosts, and asks
-the server for blocks of steps. The server asks the hosts directly, so no step is a task. Whatever is lost, the client
-makes again from the last state it holds, and the same steps give the same bits.
-"""
+"""The client's side: places actors on workers, gives lanes to hosts, asks the server for blocks of steps, and heals."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
+import math
 import time
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from typing import Any
 
 import cloudpickle
 import numpy as np
-from distributed import Actor, Client, Future, Worker, default_client, get_worker
-from distributed.protocol.serialize import to_serialize
+from distributed import Actor, Client, Future, default_client
 
-from dvi.errors import ClusterError
-from dvi.execution.lane import Problem, tune_allocator
-from dvi.execution.threads import ThreadsExecutor
-from dvi.execution.tree import Message, Node, assign, combine, height
-from dvi.types import Evaluation, FloatArray, Report, Round, State, Training
+from dvi.errors import ClusterError, DviWarning
+from dvi.execution.cluster.actors import START_SECONDS, STEP_SECONDS, Block, LaneHost, ParameterServer
+from dvi.execution.lane import Problem
+from dvi.execution.tree import assign
+from dvi.types import FloatArray, Report, State, Training
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 600.0  # to compile and to read the first rows
-STEP_SECONDS = 30.0  # after which a host that does not answer is given up
 HEAL_SECONDS = 60.0  # to wait for a worker when none is left
 MOST_LOSSES = 20  # without a step done between them
+LARGE_BYTES = 1e9  # of arrays in this process, above which a store serves better
 _LOOK_SECONDS = 1.0  # between looks for workers that joined
-_LOST = (OSError, RuntimeError, asyncio.TimeoutError, TimeoutError)
-
-
-class LaneHost:
-    """Evaluates the lanes it was given, with the threads of its worker. Lives on a worker."""
-
-    def __init__(self, problem: bytes) -> None:
-        tune_allocator()
-        self._problem: Problem = cloudpickle.loads(problem)
-        self._executor: ThreadsExecutor | None = None
-        self._leaves = range(0)
-
-    def prepare(self, leaves: range, Z: FloatArray, pieces: dict[int, dict[int, Any]]) -> Exception | None:
-        """Compile, take over lanes, and try the likelihood on their first rows. Errors are returned.
-
-        Parameters
-        ----------
-        leaves : range
-        Z : array, shape (S, d)
-        pieces : dict
-            Rows of arrays that only the client holds, by term and chunk.
-        """
-        try:
-            self._prepare(leaves, Z, pieces)
-        except Exception as error:
-            return error
-        return None
-
-    def _prepare(self, leaves: range, Z: FloatArray, pieces: dict[int, dict[int, Any]]) -> None:
-        if self._executor is None:
-            self._executor = ThreadsExecutor(self._problem, max(1, get_worker().state.nthreads))
-        evaluator = self._executor.evaluator
-        for term, chunks in pieces.items():
-            owned = {c: {n: np.array(a) for n, a in arrays.items()} for c, arrays in chunks.items()}
-            evaluator.use(term, self._problem.terms[term].source.with_pieces(owned))
-        evaluator.drop(set(self._leaves) - set(leaves))
-        self._leaves = leaves
-        self._executor.check(Round(0, np.array(Z)), leaves)
-
-    def evaluate(self, step: int, Z: FloatArray) -> Message:
-        """Complete subtrees of this host's lanes."""
-        assert self._executor is not None
-        return Message.pack(self._executor.partial(Round(step, np.array(Z)), self._leaves))
-
-    def close(self) -> None:
-        """Stop reading ahead."""
-        if self._executor is not None:
-            self._executor.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """What the server returns for a block of steps; ``lost`` hosts or an ``error`` ended it early.
-
-    Errors are returned, so that whatever is raised by a call to the server means that the server is lost.
-    """
-
-    report: Report
-    lost: tuple[str, ...]
-    error: Exception | None
-
-
-class ParameterServer:
-    """Owns the state of a training, asks hosts for evaluations and applies them. Lives on a worker."""
-
-    def __init__(self, training: bytes, n_leaves: int) -> None:
-        self._training: Training = cloudpickle.loads(training)
-        self._n_leaves = n_leaves
-        self._state: State | None = None
-        self._running = self._stopping = False
-
-    def prepare(self) -> None:
-        """Compile the prior term."""
-        self._training.prepare()
-
-    async def stop(self) -> None:
-        """End the block of steps that is under way, if one is, and wait for it."""
-        self._stopping = True
-        while self._running:
-            await asyncio.sleep(0.001)
-
-    async def run(self, state: State | None, step: int, hosts: dict[str, str], n_steps: int) -> _Block:
-        """Run up to ``n_steps`` steps from ``state``, or from the server's own state, which is at ``step``."""
-        self._state = state if state is not None else self._state
-        if self._state is None or self._state.step != step:
-            raise RuntimeError(f"the server is not at step {step}")
-        elbos: list[float] = []
-        n_rows = 0
-        lost: tuple[str, ...] = ()
-        failure: Exception | None = None
-        self._running = True
-        try:
-            while len(elbos) < n_steps and not lost and not self._stopping:
-                evaluation, lost = await self._ask(self._training.round(self._state), hosts)
-                if evaluation is not None:
-                    self._state, info = self._training.apply(self._state, evaluation)
-                    elbos.append(info.elbo)
-                    n_rows += info.n_rows
-        except Exception as error:
-            failure = error
-        finally:
-            self._running = False
-        return _Block(Report(self._state, np.array(elbos), n_rows), lost, failure)
-
-    async def _ask(self, round: Round, hosts: dict[str, str]) -> tuple[Evaluation | None, tuple[str, ...]]:
-        worker = get_worker()
-        calls = (_evaluate(worker, address, key, round) for address, key in hosts.items())
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        lost = []
-        nodes: dict[Node, Evaluation] = {}
-        for address, answer in zip(hosts, answers, strict=True):
-            if isinstance(answer, _LostError):
-                lost.append(address)
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                nodes |= answer.unpack()
-        return (None, tuple(lost)) if lost else (combine(nodes, self._n_leaves)[height(self._n_leaves), 0], ())
-
-
-class _LostError(Exception):
-    """A host that cannot be reached, does not answer in time, or has forgotten its actor."""
-
-
-async def _evaluate(worker: Worker, address: str, key: str, round: Round) -> Message:
-    """Ask the host on another worker for its evaluation.
-
-    Spoken in the protocol of actors but not through :class:`distributed.Actor`, which waits for a lost actor's future
-    instead of failing.
-    """
-    call = worker.rpc(address).actor_execute(
-        actor=key, function="evaluate", args=[to_serialize(round.step), to_serialize(round.Z)]
-    )
-    try:
-        answer = await asyncio.wait_for(call, STEP_SECONDS)
-    except Exception as error:
-        raise _LostError(address) from error
-    if answer["status"] != "OK":
-        raise answer["exception"]
-    message: Message = answer["result"]
-    return message
+_AT_ONCE = 4  # chunks on their way to a host
+_LOST = (OSError, RuntimeError, TimeoutError)
 
 
 @dataclass(slots=True)
@@ -183,6 +38,7 @@ class _Placed:
     future: Future[Any]
     actor: Actor
     leaves: range = range(0)
+    delivered: set[tuple[int, int]] = field(default_factory=set)  # chunks by term
 
 
 class ClusterDriver:
@@ -198,6 +54,7 @@ class ClusterDriver:
     def __init__(self, client: Client, training: Training, problem: Problem) -> None:
         if client.asynchronous:
             raise ClusterError("the Dask client is asynchronous; give fit() one made without asynchronous=True")
+        _warn_of_large_arrays(problem)
         self._client = client
         self._training_bytes = cloudpickle.dumps(training)
         self._training = training
@@ -241,17 +98,16 @@ class ClusterDriver:
                 self._forget(address)
         return Report(state, np.concatenate(elbos), n_rows)
 
-    def _run(self, state: State, n_steps: int) -> _Block | None:
+    def _run(self, state: State, n_steps: int) -> Block | None:
         """A block of steps from the server, or None if the server is lost."""
         if self._server is None or self._missing:
             time.sleep(0.1)
             return None
         sent = None if self._at == state.step else state
         hosts = {address: str(placed.actor.key) for address, placed in self._hosts.items() if len(placed.leaves)}
-        limit = START_SECONDS + n_steps * STEP_SECONDS
         try:
             call = self._server.actor.run(sent, state.step, hosts, n_steps)
-            block: _Block = self._await(call, self._server.address, limit)
+            block: Block = self._await(call, self._server.address, math.inf)
         except _LOST as error:
             self._note("the parameter server went away", self._server.address, f"step {state.step}: {error}")
             self._server, self._at = None, None
@@ -320,7 +176,8 @@ class ClusterDriver:
         calls = {}
         for placed, run in zip(self._hosts.values(), runs, strict=True):
             placed.leaves = run
-            calls[placed.address] = placed.actor.prepare(run, Z, self._pieces(run))
+            self._deliver(placed)
+            calls[placed.address] = placed.actor.prepare(run, Z)
         self._missing = not self._hosts
         for address, call in calls.items():
             try:
@@ -332,16 +189,24 @@ class ClusterDriver:
                 if failure is not None:
                     raise failure
 
-    def _pieces(self, run: range) -> dict[int, dict[int, Any]]:
-        """Rows that only this process holds, for the chunks of some leaves."""
-        pieces: dict[int, dict[int, Any]] = {}
-        for i in run:
-            leaf = self._problem.leaves[i]
-            term = self._problem.terms[leaf.term]
-            if term.source.in_memory:
-                chunks = pieces.setdefault(leaf.term, {})
-                chunks.update({int(c): term.source.pieces(int(c)) for c in term.plan.chunks(leaf.lane)})
-        return pieces
+    def _deliver(self, placed: _Placed) -> None:
+        """Send a host the rows that only this process holds, chunk by chunk, for the lanes it was given."""
+        needed = [k for k in self._problem.chunks(placed.leaves) if self._problem.terms[k[0]].source.in_memory]
+        calls: list[Any] = []
+        for term, chunk in needed:
+            if (term, chunk) not in placed.delivered:
+                piece = self._problem.terms[term].source.pieces(chunk)
+                calls.append(placed.actor.receive(term, chunk, piece))
+            if len(calls) >= _AT_ONCE:
+                self._settled(calls.pop(0), placed)
+        for call in calls:
+            self._settled(call, placed)
+        placed.delivered = set(needed)
+
+    def _settled(self, call: Any, placed: _Placed) -> None:
+        """Wait for a delivery; a host that is gone is found out when it is asked to prepare."""
+        with contextlib.suppress(*_LOST):
+            self._await(call, placed.address, START_SECONDS)
 
     def _start_server(self, address: str) -> Any:
         """Make a server, and begin to compile the prior term while the hosts compile theirs."""
@@ -380,15 +245,27 @@ class ClusterDriver:
             self._looked = 0.0
 
     def close(self) -> None:
-        """Stop the server and release the actors."""
-        if self._server is not None and self._server.future.status == "finished":
-            with contextlib.suppress(*_LOST):
-                self._await(self._server.actor.stop(), self._server.address, STEP_SECONDS)
-        for placed in self._hosts.values():
-            placed.future.release()
-        if self._server is not None:
-            self._server.future.release()
+        """Stop the server, close the hosts and release the actors."""
+        placed = [*filter(None, [self._server]), *self._hosts.values()]
+        for actor in placed:
+            if actor.future.status == "finished":
+                with contextlib.suppress(*_LOST):
+                    self._await(actor.actor.close(), actor.address, STEP_SECONDS)
+        for actor in placed:
+            actor.future.release()
         self._hosts, self._server = {}, None
+
+
+def _warn_of_large_arrays(problem: Problem) -> None:
+    for term in problem.terms:
+        n_bytes = term.source.in_memory_nbytes
+        if n_bytes > LARGE_BYTES:
+            warnings.warn(
+                f"{n_bytes / 1e9:.1f} GB of {', '.join(term.source.in_memory)} are sent from this process to the "
+                "workers; dvi.ingest writes them to a store that workers read by themselves",
+                DviWarning,
+                stacklevel=2,
+            )
 
 
 def active_client() -> Client | None:

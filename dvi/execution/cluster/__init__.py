@@ -1,0 +1,11 @@
+"""A parameter server and lane hosts as Dask actors. The only folder that imports distributed.
+
+The client makes one :class:`LaneHost` on every worker and one :class:`ParameterServer`, gives lanes to hosts, and asks
+the server for blocks of steps. The server asks the hosts directly, so no step is a task. Whatever is lost, the client
+makes again from the last state it holds, and the same steps give the same bits.
+"""
+
+from dvi.execution.cluster.actors import LaneHost, ParameterServer
+from dvi.execution.cluster.driver import ClusterDriver, active_client
+
+__all__ = ["ClusterDriver", "LaneHost", "ParameterServer", "active_client"]
