@@ -60,8 +60,10 @@ def fit(n: int = 10_000, method: Any = "advi", model: pm.Model | None = None, **
         decays along half a cosine over the ``n`` steps.
         ``obj_n_mc`` : int, Monte Carlo draws of each step, 1 by default.
         ``total_grad_norm_constraint`` : float, optional. Longest gradient used as it is. Clipping biases posteriors.
-        ``callbacks`` : list of ``f(approx, losses, i)``. ``StopIteration`` ends the fit.
+        ``callbacks`` : list of ``f(approx, losses, i)``, each called after every step, or every ``f.every`` steps
+        where it has that attribute. ``StopIteration`` ends the fit.
         ``progressbar`` : bool.
+        ``score`` : bool, taken as PyMC takes it; the ELBO of every step is recorded in any case.
         ``client`` : distributed.Client. The active client by default, if there is one.
         ``threads`` : int. Threads of this process, where no client is used: the cores at hand by default.
         ``lanes`` : int. The unit of determinism, by default chosen from the data and the batch size.
