@@ -130,7 +130,7 @@ class Approximation:
             raise ArgumentTypeError(f"draws={draws!r} is of type {type(draws).__name__}; give an int of at least 1")
         if draws < 1:
             raise ArgumentError(f"draws={draws} is not allowed; give an int of at least 1")
-        return keyed_generator(as_seed(random_seed), "sample").standard_normal((int(draws), self.ndim))
+        return keyed_generator(as_seed(random_seed), "sample").standard_normal((int(draws), self.family.noise_dim))
 
     def sample(self, draws: int = 500, random_seed: int | None = None) -> xr.DataTree:
         """Draw from the approximation.

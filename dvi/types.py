@@ -105,12 +105,22 @@ class Reader(Protocol):
 class Family(Protocol):
     """The mathematics of an approximation: pure functions of a flat parameter vector ``theta (p,)``.
 
-    ``eps (S, d)`` is standard normal noise.
+    ``eps (S, noise_dim)`` is standard normal noise.
     """
 
     @property
     def ndim(self) -> int:
         """Unconstrained dimensions of the model, ``d``."""
+        ...
+
+    @property
+    def noise_dim(self) -> int:
+        """Width of the noise of one draw."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Length of ``theta``, ``p``."""
         ...
 
     def initial(self, start: FloatArray, sigma: FloatArray) -> FloatArray:

@@ -72,6 +72,14 @@ class MeanFieldFamily:
         if self.ndim < 1:
             raise ArgumentError(f"ndim = {self.ndim!r} is not allowed. Pass at least 1.")
 
+    @property
+    def noise_dim(self) -> int:
+        return self.ndim
+
+    @property
+    def size(self) -> int:
+        return 2 * self.ndim
+
     def initial(self, start: FloatArray, sigma: FloatArray) -> FloatArray:
         self._check("start", start, np.isfinite(start), "finite")
         self._check("sigma", sigma, np.isfinite(sigma) & (sigma > 0), "finite and above 0")

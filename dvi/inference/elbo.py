@@ -60,7 +60,7 @@ class Elbo:
             The approximation.
         theta : (p,) array
             Its parameters.
-        eps : (S, d) array
+        eps : (S, noise_dim) array
             Standard normal noise, from which the draws were made.
         logp : (S,) array
             Log joint density at the draws: log likelihood of the full data plus log prior.

@@ -62,8 +62,8 @@ class VariationalTraining:
             prepare()
 
     def noise(self, step: int) -> FloatArray:
-        """Standard normal numbers ``(S, d)`` of one step: a pure function of seed and step."""
-        d = self.family.ndim
+        """Standard normal numbers ``(S, noise_dim)`` of one step: a pure function of seed and step."""
+        d = self.family.noise_dim
         steps = max(1, min(_NOISE_STEPS, _NOISE_SIZE // (self.draws * d)))
         drawn: FloatArray = _noise(self.seed, step // steps, steps, self.draws, d)[step % steps]
         return drawn

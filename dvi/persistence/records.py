@@ -7,8 +7,7 @@ import importlib.metadata
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,8 @@ import xarray as xr
 import zarr
 
 from dvi.approximation import Approximation
+from dvi.approximations.fullrank import FullRankFamily
+from dvi.approximations.lowrank import LowRankFamily
 from dvi.approximations.meanfield import MeanFieldFamily
 from dvi.data.store import COMPLETE
 from dvi.data.unwrap import strict
@@ -31,16 +32,11 @@ _DRAWS = 1_000
 _MAX_SIZE = 2**48  # elements of a variable; more is not a layout that anyone can have saved
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """A family that can be saved, and how many parameters one of its members has."""
-
-    family: type[Any]
-    size: Callable[[Any], int]
-
-
-_FAMILIES = {
-    "meanfield": _Kind(MeanFieldFamily, lambda family: 2 * family.ndim),
+# The families that can be saved. The name is part of the format.
+_FAMILIES: Mapping[str, type[Any]] = {
+    "meanfield": MeanFieldFamily,
+    "fullrank": FullRankFamily,
+    "lowrank": LowRankFamily,
 }
 
 
@@ -52,7 +48,7 @@ def attributes_of(approximation: Approximation) -> dict[str, Any]:
         FORMAT: VERSION,
         "dvi_version": _dvi_version(),
         "created": dt.datetime.now(dt.UTC).isoformat(),
-        "family": describe(approximation.family, {k: v.family for k, v in _FAMILIES.items()}, "a family"),
+        "family": describe(approximation.family, _FAMILIES, "a family"),
         "layout": {**layout.to_json(), "coords": coords},
         "steps": len(approximation.hist),
         "run": approximation.run,
@@ -96,7 +92,11 @@ def _parameters(approximation: Approximation) -> xr.Dataset:
     d = approximation.ndim
     arrays: dict[str, tuple[list[str], FloatArray]] = {}
     for name, value in approximation.params.items():
-        dims = ["unconstrained"] if value.shape == (d,) else [f"{name}_dim_{i}" for i in range(value.ndim)]
+        dims = (
+            ["unconstrained"]
+            if value.shape == (d,) and name in ("mu", "rho")
+            else [f"{name}_dim_{i}" for i in range(value.ndim)]
+        )
         arrays[name] = (dims, value)
     arrays["theta"] = (["parameter"], np.asarray(approximation.theta, dtype=np.float64))
     return xr.Dataset(arrays, {"unconstrained": np.array(approximation.layout.names())})
@@ -164,8 +164,8 @@ def rebuilt(root: zarr.Group, attributes: Mapping[str, Any]) -> Approximation:
         raise ValueError(f"it has no group {', '.join(missing)}")
     layout = _layout_from_json(attributes["layout"])
     record = {**attributes["family"], "ndim": layout.ndim}
-    family: Family = rebuild(record, {name: kind.family for name, kind in _FAMILIES.items()}, "a family")
-    theta = _vector(root, "approximation/theta", _FAMILIES[record["name"]].size(family))
+    family: Family = rebuild(record, _FAMILIES, "a family")
+    theta = _vector(root, "approximation/theta", family.size)
     hist = _vector(root, "history/loss", attributes["steps"])
     run = attributes["run"]
     if not isinstance(run, dict):

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import multivariate_normal
 
+from dvi.approximations.fullrank import FullRankFamily
+from dvi.approximations.lowrank import LowRankFamily
 from dvi.approximations.meanfield import MeanFieldFamily
 from dvi.errors import ArgumentError
 from dvi.inference.elbo import Elbo
@@ -20,6 +22,10 @@ from dvi.types import Family, FloatArray
 # One row an implementation: how to make it for d dimensions.
 FAMILIES: dict[str, Callable[[int], Family]] = {
     "meanfield": MeanFieldFamily,
+    "fullrank": FullRankFamily,
+    "lowrank, rank 1": lambda d: LowRankFamily(d, 1),
+    "lowrank, rank 3": lambda d: LowRankFamily(d, min(3, d)),
+    "lowrank, rank d": lambda d: LowRankFamily(d, d),
 }
 
 every_family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
@@ -38,7 +44,7 @@ def parameters(family: Family, rng: np.random.Generator) -> FloatArray:
 def case(make: Callable[[int], Family], d: int, S: int, seed: int) -> tuple[Family, FloatArray, FloatArray]:
     rng = np.random.default_rng(seed)
     family = make(d)
-    return family, parameters(family, rng), rng.normal(size=(S, d))
+    return family, parameters(family, rng), rng.normal(size=(S, family.noise_dim))
 
 
 def differences(function: Callable[[FloatArray], float], x: FloatArray) -> FloatArray:
@@ -59,7 +65,7 @@ def test_initial_has_the_mean_and_sd_that_were_asked_for(make, d, seed):
     family = make(d)
     theta = family.initial(start, sigma)
     assert family.ndim == d
-    assert theta.ndim == 1
+    assert theta.shape == (family.size,)
     assert theta.dtype == np.float64
     assert_allclose(family.mean(theta), start, rtol=1e-14)
     assert_allclose(family.std(theta), sigma, rtol=1e-13)
@@ -104,8 +110,8 @@ def test_unpack_gives_views_that_cover_theta(make, d, seed):
 def test_draws_are_affine_in_the_noise_and_have_the_stated_moments(make, d, seed):
     family, theta, eps = case(make, d, 3, seed)
     mean, cov = family.mean(theta), family.cov(theta)
-    assert_allclose(family.draw(theta, np.zeros((1, d))), [mean], rtol=1e-14)
-    root = family.draw(theta, np.eye(d)) - mean  # row i is the effect of noise i
+    assert_allclose(family.draw(theta, np.zeros((1, family.noise_dim))), [mean], rtol=1e-14)
+    root = family.draw(theta, np.eye(family.noise_dim)) - mean  # row i is the effect of noise i
     assert_allclose(root.T @ root, cov, rtol=1e-10, atol=1e-12)
     assert_allclose(family.draw(theta, eps), mean + eps @ root, rtol=1e-10, atol=1e-12)
     assert_allclose(family.std(theta), np.sqrt(np.diag(cov)), rtol=1e-12)
@@ -185,7 +191,7 @@ def test_verbs_are_pure_and_have_the_stated_shapes(make, d, S, seed):
         array.flags.writeable = False
     first = verbs(family, theta, eps, v)
     second = verbs(pickle.loads(pickle.dumps(family)), theta.copy(), eps.copy(), v.copy())
-    p = theta.size
+    p = family.size
     shapes = {"draw": (S, d), "pullback": (p,), "log_q": (S,), "score": (S, d), "entropy": (), "entropy_gradient": (p,)}
     shapes |= {"mean": (d,), "std": (d,), "cov": (d, d)}
     for name, value in first.items():
@@ -193,6 +199,16 @@ def test_verbs_are_pure_and_have_the_stated_shapes(make, d, S, seed):
         assert_array_equal(value, second[name], err_msg=name)
         assert not any(np.shares_memory(value, array) for array in (theta, eps, v)), name
     assert isinstance(first["entropy"], float)
+
+
+@every_family
+@given(d=st.sampled_from([1, 2, 5, 8, 17, 40]), S=draws, seed=seeds)
+def test_a_draw_has_the_same_bits_alone_and_among_others(make, d, S, seed):
+    family, theta, eps = case(make, d, S, seed)
+    for verb in (family.draw, family.log_q, family.score):
+        together = verb(theta, eps)
+        for s in range(S):
+            assert_array_equal(verb(theta, eps[s : s + 1].copy())[0], together[s])
 
 
 @every_family
