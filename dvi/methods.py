@@ -88,7 +88,7 @@ def fit(n: int = 10_000, method: Any = "advi", model: pm.Model | None = None, **
 
     Examples
     --------
-    >>> import numpy as np, pymc as pm
+    >>> import dvi, numpy as np, pymc as pm
     >>> y = dvi.Minibatch(np.random.default_rng(1).normal(3.0, 1.0, 10_000), batch_size=500)
     >>> with pm.Model():
     ...     mu = pm.Normal("mu", 0, 10)
@@ -128,7 +128,7 @@ def ADVI(*, model: pm.Model | None = None, **construction: Any) -> Inference:  #
 
     Examples
     --------
-    >>> import pymc as pm
+    >>> import dvi, pymc as pm
     >>> with pm.Model():
     ...     mu = pm.Normal("mu")
     ...     advi = dvi.ADVI(random_seed=1)

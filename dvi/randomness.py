@@ -25,7 +25,7 @@ def keyed_generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
 
     Examples
     --------
-    >>> keyed_generator(1, "noise", 7).integers(100) == keyed_generator(1, "noise", 7).integers(100)
+    >>> bool(keyed_generator(1, "noise", 7).integers(100) == keyed_generator(1, "noise", 7).integers(100))
     True
     """
     sequence = np.random.SeedSequence(seed, spawn_key=(_PURPOSES.index(purpose), *key))

@@ -90,7 +90,7 @@ def Minibatch(*arrays: Any, batch_size: int, dims: str | None = None, name: str 
 
     Examples
     --------
-    >>> import numpy as np
+    >>> import dvi, numpy as np
     >>> x, y = dvi.Minibatch(np.ones((1000, 3)), np.arange(1000), batch_size=100)
     >>> x.type.shape[1], y.eval()[:3].tolist()
     (3, [0, 1, 2])
@@ -164,7 +164,7 @@ def Potential(name: str, var: Any, *, total_size: int | None = None, dims: Any =
 
     Examples
     --------
-    >>> import numpy as np, pymc as pm
+    >>> import dvi, numpy as np, pymc as pm
     >>> y = dvi.Minibatch(np.zeros(1000), batch_size=100)
     >>> with pm.Model():
     ...     mu = pm.Normal("mu")
