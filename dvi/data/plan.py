@@ -239,7 +239,3 @@ class Plan:
         """Row numbers of the batch of ``(step, lane)``, in the order in which they are evaluated."""
         pieces = (self.pool_rows(lane, s.epoch, s.pool)[s.start : s.stop] for s in self.segments(step, lane))
         return np.concatenate(list(pieces))
-
-    def epoch_of(self, step: int) -> float:
-        """Epochs completed before a step."""
-        return step * self.batch_size / self.n_rows
