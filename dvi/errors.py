@@ -5,9 +5,10 @@
     DviError
     ├── ArgumentError (ValueError)            a value that is not allowed
     │   ├── ArgumentTypeError (TypeError)     ... because of its type
+    │   ├── UnknownNameError (KeyError)       a name that is not one of those that are known
     │   ├── ModelError                        a model that cannot be split into prior and data terms
     │   └── DataError                         arrays that cannot be streamed
-    │       └── NonFiniteError                NaN or inf, in the data or in the likelihood
+    │       └── NonFiniteError (FloatingPointError)   NaN or inf, in data, a setting or the likelihood
     ├── StoreError (OSError)                  a store that cannot be read or written
     │   ├── StoreNotFoundError (FileNotFoundError)
     │   └── StoreExistsError (FileExistsError)
@@ -33,6 +34,12 @@ class ArgumentTypeError(ArgumentError, TypeError):
     """A value whose type is not allowed."""
 
 
+class UnknownNameError(ArgumentError, KeyError):
+    """A name that is not one of those that are known."""
+
+    __str__ = Exception.__str__  # a KeyError would put its message in quotes
+
+
 class ModelError(ArgumentError):
     """A model that cannot be split into a prior term and data terms."""
 
@@ -41,8 +48,8 @@ class DataError(ArgumentError):
     """Arrays that cannot be streamed."""
 
 
-class NonFiniteError(DataError):
-    """NaN or infinity, in the data or in what the likelihood returned."""
+class NonFiniteError(DataError, FloatingPointError):
+    """NaN or infinity, in the data, in a setting, or in what the likelihood returned."""
 
 
 class StoreError(DviError, OSError):

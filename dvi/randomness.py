@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 # The purposes a key can have. Their positions are part of the recorded results: append, never reorder.
-_PURPOSES = ("chunks", "rows", "noise", "sample", "ingest", "start", "map")
+_PURPOSES = ("chunks", "rows", "noise", "sample", "ingest", "start", "map", "jitter")
 
 
 def keyed_generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
@@ -19,7 +19,8 @@ def keyed_generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
     seed : int
         Seed of the run, not negative.
     purpose : str
-        What the numbers are for: one of ``chunks``, ``rows``, ``noise``, ``sample``, ``ingest``, ``start``, ``map``.
+        What the numbers are for: one of ``chunks``, ``rows``, ``noise``, ``sample``, ``ingest``, ``start``, ``map``,
+        ``jitter``.
     *key : int
         Coordinates such as step, lane or epoch, not negative.
 

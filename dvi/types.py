@@ -5,7 +5,8 @@ Shapes: ``S`` draws, ``d`` unconstrained dimensions of the model, ``p`` variatio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,6 +37,15 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """Pure function calls that a step asks for, besides its round: ``function(*shared, item)`` for each item."""
+
+    function: Callable[..., Any]  # of a module, so that its pickle is a name
+    shared: tuple[Any, ...]
+    items: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """A training in progress: plain arrays and a step number. This is the whole checkpoint."""
 
@@ -43,13 +53,14 @@ class State:
     theta: FloatArray  # (p,), current iterate
     slots: tuple[FloatArray, ...]  # of the optimizer
     average: tuple[FloatArray, ...]  # of the iterates
+    rate: FloatArray = field(default_factory=lambda: np.ones(1))  # factor on the learning rate, and what its rule keeps
 
 
 @dataclass(frozen=True, slots=True)
 class StepInfo:
     """What one step reports."""
 
-    elbo: float  # on the full-data scale
+    objective: float  # on the full-data scale; the ELBO, or what the method maximises in its place
     n_rows: int
 
 
@@ -58,8 +69,9 @@ class Report:
     """What a block of steps reports."""
 
     state: State
-    elbos: FloatArray  # (steps,)
+    objectives: FloatArray  # (steps,)
     n_rows: int  # rows read
+    interrupted: bool = False  # by the user, after the last whole step
 
 
 class Training(Protocol):
@@ -69,9 +81,13 @@ class Training(Protocol):
         """Compile what the steps need."""
         ...
 
-    def round(self, state: State) -> Round: ...
+    def round(self, state: State) -> Round:
+        """Where the next step evaluates the likelihood."""
+        ...
 
-    def apply(self, state: State, evaluation: Evaluation) -> tuple[State, StepInfo]: ...
+    def step(self, state: State) -> Generator[Round | Work, Any, tuple[State, StepInfo]]:
+        """One step: yields what has to be computed elsewhere, and is sent an Evaluation or a list of results."""
+        ...
 
 
 class Kernel(Protocol):
@@ -128,7 +144,15 @@ class Family(Protocol):
         ...
 
     def unpack(self, theta: FloatArray) -> dict[str, FloatArray]:
-        """Views of ``theta`` by parameter name, with their natural shapes."""
+        """Parameters by the names that PyMC gives them, with their natural shapes. Not to be written to."""
+        ...
+
+    def pack(self, params: Mapping[str, FloatArray]) -> FloatArray:
+        """The inverse of ``unpack``: ``theta (p,)``."""
+        ...
+
+    def units(self, theta: FloatArray, spread: FloatArray) -> FloatArray:
+        """Sizes ``(p,)`` of equally bold steps of each parameter, given those of the mean ``spread (d,)``."""
         ...
 
     def draw(self, theta: FloatArray, eps: FloatArray) -> FloatArray:
@@ -147,12 +171,6 @@ class Family(Protocol):
         """Gradient ``(S, d)`` of the log density with respect to the draws."""
         ...
 
-    def entropy(self, theta: FloatArray) -> float: ...
-
-    def entropy_gradient(self, theta: FloatArray) -> FloatArray:
-        """Gradient ``(p,)`` of the entropy."""
-        ...
-
     def mean(self, theta: FloatArray) -> FloatArray:
         """Mean ``(d,)``."""
         ...
@@ -166,6 +184,36 @@ class Family(Protocol):
         ...
 
 
+class GaussianFamily(Family, Protocol):
+    """A family whose entropy is known in closed form."""
+
+    def entropy(self, theta: FloatArray) -> float: ...
+
+    def entropy_gradient(self, theta: FloatArray) -> FloatArray:
+        """Gradient ``(p,)`` of the entropy."""
+        ...
+
+
+class Objective(Protocol):
+    """What a step increases: an estimator of its value and of its gradient."""
+
+    def work(self, Z: FloatArray, score: FloatArray) -> Work | None:
+        """What has to be computed from draws ``Z (S, d)`` and the scores there ``(S, d)``, if it is worth sharing."""
+        ...
+
+    def gradient(
+        self,
+        family: Family,
+        theta: FloatArray,
+        eps: FloatArray,
+        logp: FloatArray,
+        score: FloatArray,
+        results: Sequence[Any],
+    ) -> tuple[float, FloatArray]:
+        """Value and gradient ``(p,)``, given log densities ``(S,)``, scores ``(S, d)`` and the results of the work."""
+        ...
+
+
 class Optimizer(Protocol):
     """A first-order update rule that minimises. Settings only: its state is passed in and returned."""
 
@@ -174,9 +222,12 @@ class Optimizer(Protocol):
         ...
 
     def update(
-        self, step: int, theta: FloatArray, gradient: FloatArray, state: tuple[FloatArray, ...]
+        self, step: int, theta: FloatArray, gradient: FloatArray, state: tuple[FloatArray, ...], scale: float = 1.0
     ) -> tuple[FloatArray, tuple[FloatArray, ...]]:
-        """Parameters and state after step number ``step`` (from 0). No argument is written to."""
+        """Parameters and state after step number ``step`` (from 0). No argument is written to.
+
+        The learning rate is ``scale`` times that of the settings.
+        """
         ...
 
 
@@ -190,6 +241,10 @@ class Driver(Protocol):
 
     def check(self, state: State) -> None:
         """Make ready, and try the likelihood on the first rows."""
+        ...
+
+    def use(self, training: Training) -> None:
+        """Go on with another training of the same problem."""
         ...
 
     def advance(self, state: State, n_steps: int) -> Report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.linalg.lapack import dpotrf, dtrtri
 from scipy.special import expit
 
 from dvi.approximations.meanfield import MeanFieldFamily, softplus, softplus_inverse
+from dvi.approximations.rows import stretch, stretch_inverse, stretch_pullback
 from dvi.errors import ArgumentError
 from dvi.randomness import keyed_generator
 from dvi.types import FloatArray
@@ -20,35 +22,41 @@ _START_SHARE = 0.1  # of each standard deviation, in the length of its row of B.
 
 @dataclass(frozen=True, slots=True)
 class LowRankFamily:
-    r"""Normal distribution :math:`N(\mu, \mathrm{diag}(\sigma^2) + B B^T)` with :math:`\sigma = \log(1 + e^\rho)`.
+    r"""Normal distribution :math:`N(\mu, \Sigma)`, :math:`\Sigma = D (I + A A^T) D`, with :math:`D` diagonal.
 
-    ``theta`` holds ``mu (d,)``, ``rho (d,)`` and ``B (d, rank)``, row by row. The noise has width ``d + rank``, and
-    :math:`z = \mu + \sigma \odot \epsilon_1 + B \epsilon_2` with its first ``d`` and last ``rank`` entries.
+    The noise has width ``d + rank``, and :math:`z = \mu + \sigma \odot (\epsilon_1 + A \epsilon_2)` with its first
+    ``d`` and last ``rank`` entries, where :math:`\sigma = \log(1 + e^\rho)` is the diagonal of :math:`D` and :math:`A`
+    has the shape ``(d, rank)``.
 
-    With :math:`A = B / \sigma` and :math:`C = I + A^T A`, of shape ``(rank, rank)``, the determinant lemma and the
-    identity of Woodbury give the determinant and the inverse of the covariance :math:`\Sigma`,
+    ``theta`` holds ``mu (d,)``, ``rho (d,)`` and then ``(d, rank)`` entries, row by row. Its row :math:`i`, divided by
+    :math:`\sqrt{\mathrm{rank}}`, is that of :math:`A` in logarithmic length, see :mod:`dvi.approximations.rows`: a step
+    of an optimizer that moves every entry as far as any other makes sense whatever the scales of the posterior are.
+    ``unpack`` and ``pack`` speak of ``mu``, ``rho`` and ``B (d, rank)``, :math:`B = D A`, so that
+    :math:`\Sigma = D^2 + B B^T`.
+
+    With :math:`C = I + A^T A`, of shape ``(rank, rank)``, the determinant lemma and the identity of Woodbury give
 
     .. math:: \log \det \Sigma = 2 \sum_i \log \sigma_i + \log \det C, \qquad
-       \Sigma^{-1} = \sigma^{-1} (I - A C^{-1} A^T) \sigma^{-1}.
+       \Sigma^{-1} = D^{-1} (I - A C^{-1} A^T) D^{-1}.
 
     Put :math:`u = C^{-1} (\epsilon_2 - A^T \epsilon_1)`. At a draw that product collapses into sums without
-    cancellation, however long :math:`B` is beside :math:`\sigma`:
+    cancellation, however long :math:`A` is:
 
     .. math:: -2 \log q(z) = |\epsilon_1 + A u|^2 + |\epsilon_2 - u|^2 + \log \det \Sigma + d \log 2\pi, \qquad
        \nabla_z \log q(z) = -(\epsilon_1 + A u) / \sigma.
 
-    The entropy is :math:`\tfrac12 \log \det \Sigma` and a constant, and its gradient is :math:`\Sigma^{-1} B` in
-    :math:`B` and :math:`\sigma_i (\Sigma^{-1})_{ii}` in :math:`\sigma_i`. Only ``cov`` makes an array ``(d, d)``: each
-    other verb costs of order :math:`d\, \mathrm{rank}\, (S + \mathrm{rank})`. The bits of a draw, of its density and of
-    its score do not depend on the other draws of a call, and LAPACK sees matrices ``(rank, rank)`` only. Where
-    :math:`C` has no Cholesky factor, because a parameter is not finite, results are NaN.
+    The entropy is :math:`\tfrac12 \log \det \Sigma` and a constant, and its gradient is :math:`A C^{-1}` in :math:`A`
+    and :math:`1 / \sigma` in :math:`\sigma`. Only ``cov`` makes an array ``(d, d)``: each other verb costs of order
+    :math:`d\, \mathrm{rank}\, (S + \mathrm{rank})`. The bits of a draw, of its density and of its score do not depend
+    on the other draws of a call, and LAPACK sees matrices ``(rank, rank)`` only. Where :math:`C` has no Cholesky
+    factor, because a parameter is not finite, results are NaN.
 
     Parameters
     ----------
     ndim : int
         Unconstrained dimensions of the model, ``d``.
     rank : int
-        Columns of ``B``, from 1 to ``ndim``.
+        Columns of ``A``, from 1 to ``ndim``.
 
     References
     ----------
@@ -61,8 +69,8 @@ class LowRankFamily:
     >>> theta = family.initial(np.array([1.0, 2.0]), np.array([0.1, 0.2]))
     >>> family.std(theta).round(6).tolist()
     [0.1, 0.2]
-    >>> theta[4:] = [1.0, -1.0]  # B
-    >>> family.draw(theta, np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])).tolist()
+    >>> theta = family.pack({"mu": theta[:2], "rho": theta[2:4], "B": np.array([[1.0], [-1.0]])})
+    >>> family.draw(theta, np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])).round(6).tolist()
     [[1.0, 2.0], [2.0, 1.0]]
     """
 
@@ -83,34 +91,46 @@ class LowRankFamily:
         return self.ndim * (2 + self.rank)
 
     def initial(self, start: FloatArray, sigma: FloatArray) -> FloatArray:
+        d = self.ndim
         theta = np.empty(self.size)
-        theta[: 2 * self.ndim] = MeanFieldFamily(self.ndim).initial(start, sigma)
-        parts = self.unpack(theta)
-        parts["rho"][:] = softplus_inverse(sigma * math.sqrt(1.0 - _START_SHARE**2))
-        rows = keyed_generator(0, "start").standard_normal((self.ndim, self.rank))
-        rows *= (_START_SHARE * sigma / np.sqrt(np.einsum("dr,dr->d", rows, rows)))[:, None]
-        parts["B"][:] = rows
+        theta[: 2 * d] = MeanFieldFamily(d).initial(start, sigma)
+        theta[d : 2 * d] = softplus_inverse(sigma * math.sqrt(1.0 - _START_SHARE**2))
+        rows = keyed_generator(0, "start").standard_normal((d, self.rank))
+        length = _START_SHARE / math.sqrt(1.0 - _START_SHARE**2)  # of a row of A
+        rows *= (length / np.sqrt(np.einsum("dr,dr->d", rows, rows)))[:, None]
+        theta[2 * d :] = self._flat(stretch_inverse(rows))
         return theta
 
     def unpack(self, theta: FloatArray) -> dict[str, FloatArray]:
         d = self.ndim
-        return {"mu": theta[:d], "rho": theta[d : 2 * d], "B": theta[2 * d :].reshape(d, self.rank)}
+        sigma, rows = self._scales(theta)
+        return {"mu": theta[:d], "rho": theta[d : 2 * d], "B": sigma[:, None] * rows}
+
+    def pack(self, params: Mapping[str, FloatArray]) -> FloatArray:
+        rows = stretch_inverse(params["B"] / softplus(params["rho"])[:, None])
+        return np.concatenate([params["mu"], params["rho"], self._flat(rows)])
+
+    def units(self, theta: FloatArray, spread: FloatArray) -> FloatArray:
+        out = np.ones(self.size)
+        out[: 2 * self.ndim] = MeanFieldFamily(self.ndim).units(theta[: 2 * self.ndim], spread)
+        return out
 
     def draw(self, theta: FloatArray, eps: FloatArray) -> FloatArray:
-        d = self.ndim
-        # not a BLAS product, whose bits depend on its threads and on the number of draws
-        out: FloatArray = np.einsum("sr,dr->sd", eps[:, d:], theta[2 * d :].reshape(d, self.rank))
-        out += eps[:, :d] * softplus(theta[d : 2 * d])
-        out += theta[:d]
+        sigma, rows = self._scales(theta)
+        out = self._residual(rows, eps[:, self.ndim :], eps)
+        out *= sigma
+        out += theta[: self.ndim]
         return out
 
     def pullback(self, theta: FloatArray, eps: FloatArray, v: FloatArray) -> FloatArray:
         d = self.ndim
+        sigma, rows = self._scales(theta)
         out = np.empty(self.size)
         np.add.reduce(v, axis=0, out=out[:d])
-        np.einsum("sd,sd->d", v, eps[:, :d], out=out[d : 2 * d])
+        np.einsum("sd,sd->d", v, self._residual(rows, eps[:, d:], eps), out=out[d : 2 * d])
         out[d : 2 * d] *= expit(theta[d : 2 * d])  # d sigma / d rho
-        np.einsum("sd,sr->dr", v, eps[:, d:], out=out[2 * d :].reshape(d, self.rank))
+        slope = np.einsum("sd,sr->dr", v, eps[:, d:]) * sigma[:, None]
+        out[2 * d :] = self._rows_pullback(theta, slope)
         out /= len(v)
         return out
 
@@ -136,36 +156,52 @@ class LowRankFamily:
         return _half_log_det(sigma, _inverse_cholesky(scaled)) + 0.5 * self.ndim * (1.0 + _LOG_2PI)
 
     def entropy_gradient(self, theta: FloatArray) -> FloatArray:
+        d = self.ndim
         sigma, scaled = self._scales(theta)
         inverse = _inverse_cholesky(scaled)
-        half = np.einsum("dr,kr->dk", scaled, inverse)  # A K^-T, so that A C^-1 A^T = half half^T
+        half = np.einsum("dr,kr->dk", scaled, inverse)
         out = np.zeros(self.size)
-        parts = self.unpack(out)
-        parts["rho"][:] = (1.0 - np.einsum("dk,dk->d", half, half)) * expit(self.unpack(theta)["rho"]) / sigma
-        parts["B"][:] = np.einsum("dk,kr->dr", half, inverse) / sigma[:, None]
+        np.divide(expit(theta[d : 2 * d]), sigma, out=out[d : 2 * d])
+        out[2 * d :] = self._rows_pullback(theta, np.einsum("dk,kr->dr", half, inverse))
         return out
 
     def mean(self, theta: FloatArray) -> FloatArray:
         return theta[: self.ndim].copy()
 
     def std(self, theta: FloatArray) -> FloatArray:
-        parts = self.unpack(theta)
-        out = softplus(parts["rho"])
-        out *= out
-        out += np.einsum("dr,dr->d", parts["B"], parts["B"])
-        return np.sqrt(out, out=out)
+        sigma, scaled = self._scales(theta)
+        out: FloatArray = np.einsum("dr,dr->d", scaled, scaled)
+        out += 1.0
+        np.sqrt(out, out=out)
+        out *= sigma
+        return out
 
     def cov(self, theta: FloatArray) -> FloatArray:
-        parts = self.unpack(theta)
-        out: FloatArray = np.einsum("ir,jr->ij", parts["B"], parts["B"])
-        out.flat[:: self.ndim + 1] += softplus(parts["rho"]) ** 2
+        sigma, scaled = self._scales(theta)
+        scaled *= sigma[:, None]
+        out: FloatArray = np.einsum("ir,jr->ij", scaled, scaled)
+        out.flat[:: self.ndim + 1] += sigma**2
         return out
 
     def _scales(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Standard deviations ``sigma (d,)`` and ``A = B / sigma (d, rank)``."""
-        parts = self.unpack(theta)
-        sigma = softplus(parts["rho"])
-        return sigma, parts["B"] / sigma[:, None]
+        """Diagonal ``sigma (d,)`` and matrix ``A (d, rank)``."""
+        return softplus(theta[self.ndim : 2 * self.ndim]), stretch(self._rows(theta))
+
+    def _rows(self, theta: FloatArray) -> FloatArray:
+        """Rows ``(d, rank)`` of ``theta`` in the units that are stretched."""
+        out: FloatArray = theta[2 * self.ndim :].reshape(self.ndim, self.rank) / math.sqrt(self.rank)
+        return out
+
+    def _flat(self, rows: FloatArray) -> FloatArray:
+        """The inverse of ``_rows``: the end of ``theta``."""
+        out: FloatArray = rows.ravel() * math.sqrt(self.rank)
+        return out
+
+    def _rows_pullback(self, theta: FloatArray, slope: FloatArray) -> FloatArray:
+        """Gradient in the end of ``theta`` of a function whose gradient in ``A`` is ``slope (d, rank)``."""
+        out: FloatArray = stretch_pullback(self._rows(theta), slope).ravel()
+        out /= math.sqrt(self.rank)
+        return out
 
     def _shift(self, scaled: FloatArray, inverse: FloatArray, eps: FloatArray) -> FloatArray:
         """Vectors ``u (S, rank)`` of the class docstring."""

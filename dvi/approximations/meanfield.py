@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,19 @@ def softplus_inverse(y: FloatArray) -> FloatArray:
     [-46.051702, 0.541325, 800.0]
     """
     return y + np.log(-np.expm1(-y))
+
+
+def relative_units(rho: FloatArray) -> FloatArray:
+    """Sizes of steps of ``rho`` that change ``log(1 + exp(rho))`` by equal factors.
+
+    Examples
+    --------
+    >>> relative_units(np.array([-20.0, 100.0])).round(6).tolist()
+    [1.0, 100.0]
+    """
+    tiny = np.finfo(np.float64).tiny
+    out: FloatArray = np.maximum(softplus(rho), tiny) / np.maximum(expit(rho), tiny)
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +101,12 @@ class MeanFieldFamily:
 
     def unpack(self, theta: FloatArray) -> dict[str, FloatArray]:
         return {"mu": theta[: self.ndim], "rho": theta[self.ndim :]}
+
+    def pack(self, params: Mapping[str, FloatArray]) -> FloatArray:
+        return np.concatenate([params["mu"], params["rho"]])
+
+    def units(self, theta: FloatArray, spread: FloatArray) -> FloatArray:
+        return np.concatenate([spread, relative_units(theta[self.ndim :])])
 
     def draw(self, theta: FloatArray, eps: FloatArray) -> FloatArray:
         out = eps * self.std(theta)

@@ -18,6 +18,7 @@ import zarr
 
 from dvi.data import unwrap
 from dvi.data.chunks import check_array, without_secrets
+from dvi.data.derived import CastReader, RowNumberReader, cast_reader
 from dvi.data.memory import DeliveredReader, DetachedReader, MemoryReader
 from dvi.data.stored import XarrayReader, ZarrReader, label_of
 from dvi.errors import ArgumentError, ArgumentTypeError, DataError, StoreError, StoreNotFoundError
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     import dask.array
     import xarray
 
-__all__ = ["DeliveredReader", "DetachedReader", "MemoryReader", "XarrayReader", "ZarrReader", "reader"]
+__all__ = [
+    "CastReader", "DeliveredReader", "DetachedReader", "MemoryReader", "RowNumberReader", "XarrayReader", "ZarrReader",
+    "cast_reader", "reader",
+]  # fmt: skip
 
 type Missing = Literal["raise", "fill"]
 

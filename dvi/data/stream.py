@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from dvi.data.picks import aligned_empty
 from dvi.data.plan import Plan
 from dvi.types import AnyArray
 
@@ -36,7 +37,7 @@ def load_pool(source: ChunkSource, plan: Plan, lane: int, epoch: int, pool: int)
     for chunk, length, end in zip(planned.chunks, lengths.tolist(), ends.tolist(), strict=True):
         slabs = source.read(chunk)
         if not pooled:
-            pooled = [_aligned_empty((int(ends[-1]), *slab.shape[1:]), slab.dtype) for slab in slabs]
+            pooled = [aligned_empty((int(ends[-1]), *slab.shape[1:]), slab.dtype) for slab in slabs]
         start = end - length
         if planned.order is None:
             for out, slab in zip(pooled, slabs, strict=True):
@@ -47,14 +48,6 @@ def load_pool(source: ChunkSource, plan: Plan, lane: int, epoch: int, pool: int)
         for out, slab in zip(pooled, slabs, strict=True):
             out[places] = slab.take(picked, axis=0)
     return tuple(pooled)
-
-
-def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
-    """An uninitialised array that starts on a cache line, so that alignment is the same in every process."""
-    n_bytes = int(np.prod(shape)) * dtype.itemsize
-    raw = np.empty(n_bytes + 64, dtype=np.uint8)
-    offset = -raw.ctypes.data % 64
-    return raw[offset : offset + n_bytes].view(dtype).reshape(shape)
 
 
 @dataclass(eq=False)

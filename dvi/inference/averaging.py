@@ -23,6 +23,8 @@ class TailAverage:
     ----------
     first : int
         Number of the first iterate that enters the mean, at least 0; the numbers are those given to ``update``.
+    before : int, optional
+        Number of the first iterate of an earlier mean, which ends where the other begins, to tell how iterates drift.
 
     References
     ----------
@@ -41,26 +43,39 @@ class TailAverage:
     """
 
     first: int
+    before: int | None = None
 
     def __post_init__(self) -> None:
         settle(self, first=count("first", self.first, least=0))
+        if self.before is not None:
+            settle(self, before=count("before", self.before, least=0))
 
     def init(self, theta: FloatArray) -> State:
-        """State for parameters ``theta (p,)``: the mean ``(p,)`` and how many iterates entered it ``()``."""
-        return np.zeros_like(theta), np.zeros(())
+        """State for parameters ``theta (p,)``: a mean ``(p,)`` and how many iterates entered it ``()``, for each."""
+        n_means = 1 if self.before is None else 2
+        return (np.zeros_like(theta), np.zeros(())) * n_means
 
     def update(self, step: int, theta: FloatArray, state: State) -> State:
         """State after iterate number ``step``, which is ``theta (p,)``. No argument is written to."""
-        if step < self.first:
-            return state
-        mean, n = state
-        n = np.asarray(n + 1.0)
-        out = theta - mean
-        out /= n
-        out += mean
-        return out, n
+        if step >= self.first:
+            return (*_entered(theta, *state[:2]), *state[2:])
+        if self.before is not None and step >= self.before:
+            return (*state[:2], *_entered(theta, *state[2:]))
+        return state
 
     def value(self, theta: FloatArray, state: State) -> FloatArray:
         """The average ``(p,)``, or the last iterate ``theta (p,)`` itself where none has entered it yet."""
-        mean, n = state
+        mean, n = state[:2]
         return mean if n > 0 else theta
+
+    def earlier(self, theta: FloatArray, state: State) -> FloatArray:
+        """The average ``(p,)`` before it; ``theta (p,)`` itself where there is none."""
+        return state[2] if len(state) > 2 and state[3] > 0 else theta
+
+
+def _entered(theta: FloatArray, mean: FloatArray, n: FloatArray) -> State:
+    n = np.asarray(n + 1.0)
+    out = theta - mean
+    out /= n
+    out += mean
+    return out, n

@@ -2,13 +2,14 @@ r"""The gradient of the evidence lower bound, :math:`E_q[\log p(x, z)] + H(q)`: 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from dvi.errors import ArgumentError
-from dvi.types import Family, FloatArray
+from dvi.types import Family, FloatArray, GaussianFamily
 
 type Estimator = Literal["stl", "entropy"]
 
@@ -49,8 +50,17 @@ class Elbo:
         if self.estimator not in ("stl", "entropy"):
             raise ArgumentError(f"estimator = {self.estimator!r} is not allowed. Pass 'stl' or 'entropy'.")
 
+    def work(self, Z: FloatArray, score: FloatArray) -> None:
+        """Nothing that is worth sharing."""
+
     def gradient(
-        self, family: Family, theta: FloatArray, eps: FloatArray, logp: FloatArray, score: FloatArray
+        self,
+        family: Family,
+        theta: FloatArray,
+        eps: FloatArray,
+        logp: FloatArray,
+        score: FloatArray,
+        results: Sequence[Any] = (),
     ) -> tuple[float, FloatArray]:
         """Estimate the ELBO and its gradient. No argument is written to.
 
@@ -66,6 +76,8 @@ class Elbo:
             Log joint density at the draws: log likelihood of the full data plus log prior.
         score : (S, d) array
             Gradient of ``logp`` with respect to the draws.
+        results
+            Not used.
 
         Returns
         -------
@@ -74,6 +86,7 @@ class Elbo:
             Gradient of the ELBO, which is maximised.
         """
         if self.estimator == "entropy":
+            family = cast("GaussianFamily", family)
             gradient = family.pullback(theta, eps, score)
             gradient += family.entropy_gradient(theta)
             return _mean(logp) + family.entropy(theta), gradient

@@ -7,14 +7,18 @@ is elementwise, so that one flat vector gives what PyMC gives tensor by tensor.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from dvi.errors import ArgumentError
 from dvi.inference import schedules
+from dvi.inference.extra_momentum import (
+    ApplyMomentum,
+    ApplyNesterovMomentum,
+    apply_momentum,
+    apply_nesterov_momentum,
+)
+from dvi.inference.norms import norm_constraint, total_norm_constraint
 from dvi.inference.rules import (
     Adadelta,
     Adagrad,
@@ -26,9 +30,32 @@ from dvi.inference.rules import (
     NesterovMomentum,
     RmsProp,
     Sgd,
+    check_learning_rate,
 )
 from dvi.inference.settings import describe, rebuild
-from dvi.types import FloatArray, Optimizer
+from dvi.types import Optimizer
+
+__all__ = [
+    "OPTIMIZERS",
+    "adadelta",
+    "adagrad",
+    "adagrad_window",
+    "adam",
+    "adamax",
+    "apply_momentum",
+    "apply_nesterov_momentum",
+    "from_json",
+    "learning_rate_of",
+    "momentum",
+    "nesterov_momentum",
+    "norm_constraint",
+    "rmsprop",
+    "sgd",
+    "take_live",
+    "to_json",
+    "total_norm_constraint",
+    "with_learning_rate",
+]
 
 
 def sgd(learning_rate: LearningRate = 1e-3) -> Sgd:
@@ -45,6 +72,7 @@ def sgd(learning_rate: LearningRate = 1e-3) -> Sgd:
 
     Examples
     --------
+    >>> import numpy as np
     >>> sgd(0.5).update(0, np.array([1.0]), np.array([1.0]), ())
     (array([0.5]), ())
     """
@@ -268,38 +296,6 @@ def adamax(
     return Adamax(learning_rate, beta1, beta2, epsilon)
 
 
-def total_norm_constraint(gradient: FloatArray, max_norm: float) -> FloatArray:
-    r"""Rescale a gradient whose Euclidean norm exceeds a limit, :math:`g \min(\|g\|, c) / (\|g\| + 10^{-7})`.
-
-    Off unless asked for: clipping noisy gradients biases posterior standard deviations.
-
-    Parameters
-    ----------
-    gradient : (p,) array
-    max_norm : float
-        Limit :math:`c`, above 0.
-
-    Returns
-    -------
-    (p,) array
-
-    References
-    ----------
-    Pascanu, Mikolov and Bengio, *On the difficulty of training recurrent neural networks*, arXiv:1211.5063.
-
-    Examples
-    --------
-    >>> total_norm_constraint(np.array([3.0, 4.0]), 1.0).round(6)
-    array([0.6, 0.8])
-    """
-    if not 0.0 < max_norm < math.inf:
-        raise ArgumentError(
-            f"max_norm = {max_norm!r} is not allowed. Pass a finite number above 0, or do not constrain."
-        )
-    norm = math.sqrt(np.einsum("i,i->", gradient, gradient))  # not a BLAS product, whose bits depend on its threads
-    return gradient * (min(norm, max_norm) / (norm + 1e-7))
-
-
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {
     "sgd": Sgd,
     "momentum": Momentum,
@@ -310,7 +306,54 @@ OPTIMIZERS: Mapping[str, type[Optimizer]] = {
     "adadelta": Adadelta,
     "adam": Adam,
     "adamax": Adamax,
+    "apply_momentum": ApplyMomentum,
+    "apply_nesterov_momentum": ApplyNesterovMomentum,
 }
+
+
+def learning_rate_of(optimizer: Optimizer) -> LearningRate | None:
+    """The learning rate of an optimizer, None for one of other make that has none.
+
+    Examples
+    --------
+    >>> learning_rate_of(adam(0.01))
+    0.01
+    """
+    rate: LearningRate | None = getattr(optimizer, "learning_rate", None)
+    return rate
+
+
+def with_learning_rate(optimizer: Optimizer, learning_rate: LearningRate) -> Optimizer:
+    """The same rule with another learning rate.
+
+    Examples
+    --------
+    >>> with_learning_rate(sgd(0.1), 0.01)
+    Sgd(learning_rate=0.01)
+    """
+    settings: Any = optimizer
+    if isinstance(optimizer, ApplyMomentum | ApplyNesterovMomentum):
+        inner = with_learning_rate(optimizer.optimizer, learning_rate)
+        return replace(optimizer, optimizer=inner)
+    changed: Optimizer = replace(settings, learning_rate=check_learning_rate(learning_rate))
+    return changed
+
+
+def take_live(optimizer: Optimizer) -> tuple[Optimizer, schedules.Live | None]:
+    """The rule at the present value of the variable that is its learning rate, and that variable if it is one.
+
+    For a loop that runs steps elsewhere, where a variable cannot be seen: it calls the second result between blocks
+    of steps to learn the present value.
+
+    Examples
+    --------
+    >>> import pytensor
+    >>> optimizer, live = take_live(sgd(learning_rate=pytensor.shared(0.1)))
+    >>> optimizer, live()
+    (Sgd(learning_rate=0.1), 0.1)
+    """
+    rate = learning_rate_of(optimizer)
+    return (with_learning_rate(optimizer, rate()), rate) if isinstance(rate, schedules.Live) else (optimizer, None)
 
 
 def to_json(optimizer: Optimizer) -> dict[str, Any]:
@@ -322,6 +365,8 @@ def to_json(optimizer: Optimizer) -> dict[str, Any]:
     {'name': 'adagrad', 'learning_rate': 0.1, 'epsilon': 1e-06}
     """
     record = describe(optimizer, OPTIMIZERS, "an optimizer")
+    if "optimizer" in record:
+        return record | {"optimizer": to_json(record["optimizer"])}
     rate = record["learning_rate"]
     return record if isinstance(rate, float) else record | {"learning_rate": schedules.to_json(rate)}
 
@@ -334,6 +379,10 @@ def from_json(record: Mapping[str, Any]) -> Optimizer:
     >>> from_json({"name": "sgd", "learning_rate": {"name": "constant", "value": 0.1}})
     Sgd(learning_rate=Constant(value=0.1))
     """
-    rate = record.get("learning_rate")
-    settings = {**record, "learning_rate": schedules.from_json(rate)} if isinstance(rate, Mapping) else record
+    rate, inner = record.get("learning_rate"), record.get("optimizer")
+    settings = dict(record)
+    if isinstance(rate, Mapping):
+        settings["learning_rate"] = schedules.from_json(rate)
+    if isinstance(inner, Mapping):
+        settings["optimizer"] = from_json(inner)
     return rebuild(settings, OPTIMIZERS, "an optimizer")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dvi.errors import ArgumentError, ArgumentTypeError
-from dvi.inference.schedules import Schedule
+from dvi.inference.schedules import Live, Schedule
 from dvi.inference.settings import count, decay, positive, settle
 from dvi.types import FloatArray
 
@@ -22,24 +22,37 @@ type LearningRate = float | Schedule
 type State = tuple[FloatArray, ...]
 
 
-def _learning_rate(value: object) -> object:
+def check_learning_rate(value: Any) -> LearningRate:
+    """Return a float, or a schedule; the rule of what a learning rate may be.
+
+    A number, a 0-d array, a function of the step, or a variable with ``get_value``, which becomes a
+    :class:`~dvi.inference.schedules.Live` schedule.
+    """
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if hasattr(value, "get_value") and not isinstance(value, type):
+        return Live(value)
     if not callable(value):
         return positive("learning_rate", value)
     if isinstance(value, type):
         raise ArgumentTypeError(f"learning_rate = {value!r} is a class. Pass an instance: {value.__name__}(...).")
     first = value(0)
     if isinstance(first, bool) or not isinstance(first, Real) or not 0.0 <= float(first) < math.inf:
-        raise ArgumentError(f"learning_rate(0) = {first!r} is not  A schedule returns a finite float, at least 0.")
-    return value
+        raise ArgumentError(
+            f"learning_rate(0) = {first!r} is not allowed. Pass a schedule that returns a finite float, at least 0."
+        )
+    schedule: Schedule = value
+    return schedule
 
 
-def _check(settings: Any) -> None:
+def check_settings(settings: Any) -> None:
     """Check and normalise every field of an optimizer; this is the rule of what each setting may be."""
     for field in fields(settings):
         value = getattr(settings, field.name)
+        checked: object
         match field.name:
             case "learning_rate":
-                checked = _learning_rate(value)
+                checked = check_learning_rate(value)
             case "epsilon":
                 checked = positive("epsilon", value)
             case "n_win":
@@ -49,8 +62,8 @@ def _check(settings: Any) -> None:
         settle(settings, **{field.name: checked})
 
 
-def _rate(learning_rate: LearningRate, step: int) -> float:
-    return learning_rate if isinstance(learning_rate, float) else learning_rate(step)
+def _rate(learning_rate: LearningRate, step: int, scale: float) -> float:
+    return scale * (learning_rate if isinstance(learning_rate, float) else learning_rate(step))
 
 
 def _descend(theta: FloatArray, rate: float, gradient: FloatArray, squares: FloatArray, epsilon: float) -> FloatArray:
@@ -78,13 +91,15 @@ class Sgd:
     learning_rate: LearningRate
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_settings(self)
 
     def init(self, theta: FloatArray) -> State:
         return ()
 
-    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
-        out = _rate(self.learning_rate, step) * gradient
+    def update(
+        self, step: int, theta: FloatArray, gradient: FloatArray, state: State, scale: float = 1.0
+    ) -> tuple[FloatArray, State]:
+        out = _rate(self.learning_rate, step, scale) * gradient
         np.subtract(theta, out, out=out)
         return out, ()
 
@@ -97,13 +112,15 @@ class Momentum:
     momentum: float
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_settings(self)
 
     def init(self, theta: FloatArray) -> State:
         return (np.zeros_like(theta),)
 
-    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
-        out = _rate(self.learning_rate, step) * gradient
+    def update(
+        self, step: int, theta: FloatArray, gradient: FloatArray, state: State, scale: float = 1.0
+    ) -> tuple[FloatArray, State]:
+        out = _rate(self.learning_rate, step, scale) * gradient
         velocity = self.momentum * state[0]
         velocity -= out
         np.add(theta, velocity, out=out)
@@ -118,13 +135,15 @@ class NesterovMomentum:
     momentum: float
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_settings(self)
 
     def init(self, theta: FloatArray) -> State:
         return (np.zeros_like(theta),)
 
-    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
-        out = _rate(self.learning_rate, step) * gradient
+    def update(
+        self, step: int, theta: FloatArray, gradient: FloatArray, state: State, scale: float = 1.0
+    ) -> tuple[FloatArray, State]:
+        out = _rate(self.learning_rate, step, scale) * gradient
         velocity = self.momentum * state[0]
         velocity -= out
         np.subtract(theta, out, out=out)
@@ -140,36 +159,59 @@ class Adagrad:
     epsilon: float
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_settings(self)
 
     def init(self, theta: FloatArray) -> State:
         return (np.zeros_like(theta),)
 
-    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
+    def update(
+        self, step: int, theta: FloatArray, gradient: FloatArray, state: State, scale: float = 1.0
+    ) -> tuple[FloatArray, State]:
         squares = gradient * gradient
         squares += state[0]
-        return _descend(theta, _rate(self.learning_rate, step), gradient, squares, self.epsilon), (squares,)
+        return _descend(theta, _rate(self.learning_rate, step, scale), gradient, squares, self.epsilon), (squares,)
 
 
 @dataclass(frozen=True, slots=True)
 class AdagradWindow:
-    """Settings of :func:`adagrad_window`. Its state is a ring ``(n_win, p)`` of squared gradients."""
+    """Settings of :func:`adagrad_window`.
+
+    Its state is ``n_win + 1`` arrays ``(p,)``, which the next state shares where they do not change. The steps are cut
+    into groups of ``n_win``. The first array is the sum of squared gradients of the present group so far; of the
+    others, number ``j`` is the squared gradient ``j`` of the present group where it has been seen, and otherwise the
+    sum of those from ``j`` on of the group before. So a window is a sum of two arrays, whatever its length.
+
+    References
+    ----------
+    Tangwongsan, Hirzel, Schneider and Wu, *General incremental sliding-window aggregation*,
+    doi:10.14778/2752939.2752940.
+    """
 
     learning_rate: LearningRate
     epsilon: float
     n_win: int
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_settings(self)
 
     def init(self, theta: FloatArray) -> State:
-        return (np.zeros((self.n_win, *theta.shape), theta.dtype),)
+        return (np.zeros_like(theta),) * (self.n_win + 1)
 
-    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
-        window = state[0].copy()
-        np.multiply(gradient, gradient, out=window[step % self.n_win])
-        squares = np.add.reduce(window, axis=0)
-        return _descend(theta, _rate(self.learning_rate, step), gradient, squares, self.epsilon), (window,)
+    def update(
+        self, step: int, theta: FloatArray, gradient: FloatArray, state: State, scale: float = 1.0
+    ) -> tuple[FloatArray, State]:
+        total, *slots = state
+        j = step % self.n_win
+        slots[j] = gradient * gradient
+        total = total + slots[j] if j else slots[j]
+        squares = total
+        if j + 1 < self.n_win:
+            squares = total + slots[j + 1]
+        else:
+            for i in reversed(range(j)):
+                slots[i] = slots[i] + slots[i + 1]
+        theta = _descend(theta, _rate(self.learning_rate, step, scale), gradient, squares, self.epsilon)
+        return theta, (total, *slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,15 +223,17 @@ class RmsProp:
     epsilon: float
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_settings(self)
 
     def init(self, theta: FloatArray) -> State:
         return (np.zeros_like(theta),)
 
-    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
+    def update(
+        self, step: int, theta: FloatArray, gradient: FloatArray, state: State, scale: float = 1.0
+    ) -> tuple[FloatArray, State]:
         squares = gradient * gradient
         squares = _blend(self.rho, state[0], squares, squares)
-        return _descend(theta, _rate(self.learning_rate, step), gradient, squares, self.epsilon), (squares,)
+        return _descend(theta, _rate(self.learning_rate, step, scale), gradient, squares, self.epsilon), (squares,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +245,14 @@ class Adadelta:
     epsilon: float
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_settings(self)
 
     def init(self, theta: FloatArray) -> State:
         return np.zeros_like(theta), np.zeros_like(theta)
 
-    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
+    def update(
+        self, step: int, theta: FloatArray, gradient: FloatArray, state: State, scale: float = 1.0
+    ) -> tuple[FloatArray, State]:
         old_squares, old_moves = state
         scratch = gradient * gradient
         squares = _blend(self.rho, old_squares, scratch, scratch)
@@ -216,7 +262,7 @@ class Adadelta:
         np.sqrt(move, out=move)
         move *= gradient
         moves = _blend(self.rho, old_moves, np.multiply(move, move, out=scratch), scratch)
-        move *= _rate(self.learning_rate, step)
+        move *= _rate(self.learning_rate, step, scale)
         np.subtract(theta, move, out=move)
         return move, (squares, moves)
 
@@ -231,12 +277,14 @@ class Adam:
     epsilon: float
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_settings(self)
 
     def init(self, theta: FloatArray) -> State:
         return np.zeros_like(theta), np.zeros_like(theta)
 
-    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
+    def update(
+        self, step: int, theta: FloatArray, gradient: FloatArray, state: State, scale: float = 1.0
+    ) -> tuple[FloatArray, State]:
         out = gradient * gradient
         squares = _blend(self.beta2, state[1], out, out)
         mean = _blend(self.beta1, state[0], gradient, out)
@@ -244,7 +292,7 @@ class Adam:
         out += self.epsilon
         np.divide(mean, out, out=out)
         unbias = math.sqrt(1.0 - self.beta2 ** (step + 1)) / (1.0 - self.beta1 ** (step + 1))
-        out *= _rate(self.learning_rate, step) * unbias
+        out *= _rate(self.learning_rate, step, scale) * unbias
         np.subtract(theta, out, out=out)
         return out, (mean, squares)
 
@@ -259,18 +307,20 @@ class Adamax:
     epsilon: float
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_settings(self)
 
     def init(self, theta: FloatArray) -> State:
         return np.zeros_like(theta), np.zeros_like(theta)
 
-    def update(self, step: int, theta: FloatArray, gradient: FloatArray, state: State) -> tuple[FloatArray, State]:
+    def update(
+        self, step: int, theta: FloatArray, gradient: FloatArray, state: State, scale: float = 1.0
+    ) -> tuple[FloatArray, State]:
         out = np.abs(gradient)
         largest = self.beta2 * state[1]
         np.maximum(largest, out, out=largest)
         mean = _blend(self.beta1, state[0], gradient, out)
         np.add(largest, self.epsilon, out=out)
         np.divide(mean, out, out=out)
-        out *= _rate(self.learning_rate, step) / (1.0 - self.beta1 ** (step + 1))
+        out *= _rate(self.learning_rate, step, scale) / (1.0 - self.beta1 ** (step + 1))
         np.subtract(theta, out, out=out)
         return out, (mean, largest)

@@ -9,16 +9,54 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from dvi.errors import ArgumentError
-from dvi.inference.settings import count, decay, describe, fraction, positive, rebuild, settle
+import numpy as np
+
+from dvi.errors import ArgumentError, ArgumentTypeError
+from dvi.inference.plateau import ReduceOnPlateau
+from dvi.inference.settings import count, decay, describe, fraction, not_negative, positive, rebuild, settle
+from dvi.types import FloatArray
+
+__all__ = [
+    "SCHEDULES",
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "Live",
+    "ObservingSchedule",
+    "OneCycle",
+    "ReduceOnPlateau",
+    "Schedule",
+    "from_json",
+    "observe",
+    "start_rate",
+    "to_json",
+]
 
 
 class Schedule(Protocol):
     """A pure function ``step -> learning rate``, finite and not negative."""
 
     def __call__(self, step: int, /) -> float: ...
+
+
+@runtime_checkable
+class ObservingSchedule(Protocol):
+    """A schedule that is scaled by a factor which depends on the losses so far.
+
+    What it remembers of them is a vector whose element 0 is the factor. It is passed in and returned.
+    """
+
+    def __call__(self, step: int, /) -> float: ...
+
+    def init(self) -> FloatArray:
+        """What it remembers before the first step; the factor is 1."""
+        ...
+
+    def observe(self, memory: FloatArray, loss: float) -> FloatArray:
+        """What it remembers after one more step of a loss. No argument is written to."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +241,89 @@ def _half_cosine(start: float, stop: float, part: float) -> float:
     return stop + (start - stop) * 0.5 * (1.0 + math.cos(math.pi * min(part, 1.0)))
 
 
+class Variable(Protocol):
+    """What holds a number that changes, such as a PyTensor shared variable."""
+
+    def get_value(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Live:
+    """The learning rate that a variable holds now.
+
+    The one schedule that is not a function of the step: a loop that runs steps elsewhere reads it between them, see
+    :func:`dvi.inference.optimizers.take_live`.
+
+    Parameters
+    ----------
+    variable : object with ``get_value``
+        For instance a PyTensor shared scalar, above 0 at first and at least 0 later.
+
+    Examples
+    --------
+    >>> import pytensor
+    >>> variable = pytensor.shared(0.1)
+    >>> rate = Live(variable)
+    >>> variable.set_value(0.01)
+    >>> rate(0)
+    0.01
+    """
+
+    variable: Variable
+
+    def __post_init__(self) -> None:
+        positive("learning_rate", self._value())
+
+    def __call__(self, step: int = 0, /) -> float:
+        return not_negative("learning_rate", self._value())
+
+    def _value(self) -> object:
+        value = np.asarray(self.variable.get_value())
+        if value.ndim:
+            raise ArgumentTypeError(
+                f"learning_rate is a variable of shape {value.shape}. Pass one that holds a number."
+            )
+        return value.item()
+
+
+def start_rate(learning_rate: object) -> FloatArray:
+    """What is remembered of a learning rate before the first step; element 0 is the factor on it, 1.
+
+    Examples
+    --------
+    >>> start_rate(0.1)
+    array([1.])
+    """
+    return learning_rate.init() if isinstance(learning_rate, ObservingSchedule) else np.ones(1)
+
+
+def observe(learning_rate: object, rate: FloatArray, loss: float) -> FloatArray:
+    """What is remembered after one more step; the rule for when the losses change the learning rate.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        Of an optimizer.
+    rate : array
+        What :func:`start_rate` or the call for the step before returned. It is returned as it is unless the learning
+        rate is an :class:`ObservingSchedule`.
+    loss : float
+        Of the step just done.
+
+    Examples
+    --------
+    >>> observe(0.1, start_rate(0.1), loss=3.0)
+    array([1.])
+    """
+    return learning_rate.observe(rate, loss) if isinstance(learning_rate, ObservingSchedule) else rate
+
+
 SCHEDULES: Mapping[str, type[Schedule]] = {
     "constant": Constant,
     "exponential": Exponential,
     "cosine": Cosine,
     "one_cycle": OneCycle,
+    "reduce_on_plateau": ReduceOnPlateau,
 }
 
 

@@ -25,6 +25,11 @@ def positive(name: str, value: object) -> float:
     return _number(name, value, lambda number: number > 0, "a finite number above 0, for example 0.01")
 
 
+def not_negative(name: str, value: object) -> float:
+    """Return ``value`` as a float; the rule for tolerances: finite and at least 0."""
+    return _number(name, value, lambda number: number >= 0, "a finite number, at least 0")
+
+
 def fraction(name: str, value: object) -> float:
     """Return ``value`` as a float; the rule for parts of a whole: from 0 to 1, both included."""
     return _number(name, value, lambda number: 0 <= number <= 1, "a number from 0 to 1, both included")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,10 +12,11 @@ import numpy as np
 
 from dvi.errors import NonFiniteError
 from dvi.inference.averaging import TailAverage
-from dvi.inference.elbo import Elbo
-from dvi.inference.optimizers import total_norm_constraint
+from dvi.inference.norms import total_norm_constraint
+from dvi.inference.optimizers import learning_rate_of
+from dvi.inference.schedules import observe, start_rate
 from dvi.randomness import keyed_generator
-from dvi.types import Evaluation, Family, FloatArray, Kernel, Optimizer, Round, State, StepInfo
+from dvi.types import Family, FloatArray, Kernel, Objective, Optimizer, Round, State, StepInfo, Work
 
 _NOISE_SIZE = 2**16  # normal numbers drawn at once
 _NOISE_STEPS = 64
@@ -21,17 +24,17 @@ _NOISE_STEPS = 64
 
 @dataclass(frozen=True, eq=False)
 class VariationalTraining:
-    """Stochastic gradient ascent on the evidence lower bound of a Gaussian family.
+    """Stochastic gradient ascent on the objective of a family: one step for all methods.
 
     Parameters
     ----------
     family : Family
-    elbo : Elbo
+    objective : Objective
         The gradient estimator.
     optimizer : Optimizer
     averaging : TailAverage
-    prior : Kernel
-        Everything in the log density that does not depend on a batch.
+    prior : Kernel or None
+        Everything in the log density that does not depend on a batch; None where it is evaluated with the data.
     draws : int
         Monte Carlo draws of each step, ``S``.
     seed : int
@@ -39,21 +42,25 @@ class VariationalTraining:
         Longest gradient that is used as it is; None never clips, because clipping biases the posterior.
     origin : int
         Step from which the optimizer counts its own steps.
+    points : array, shape (S, noise_dim), optional
+        The same noise at every step, for a family whose draws are its particles.
     """
 
     family: Family
-    elbo: Elbo
+    objective: Objective
     optimizer: Optimizer
     averaging: TailAverage
-    prior: Kernel
+    prior: Kernel | None
     draws: int
     seed: int
     max_norm: float | None = None
     origin: int = 0
+    points: FloatArray | None = None
 
     def initial(self, theta: FloatArray) -> State:
         """The state before the first step."""
-        return State(self.origin, theta, self.optimizer.init(theta), self.averaging.init(theta))
+        rate = start_rate(learning_rate_of(self.optimizer))
+        return State(self.origin, theta, self.optimizer.init(theta), self.averaging.init(theta), rate)
 
     def prepare(self) -> None:
         """Compile the prior term."""
@@ -62,9 +69,16 @@ class VariationalTraining:
             prepare()
 
     def noise(self, step: int) -> FloatArray:
-        """Standard normal numbers ``(S, noise_dim)`` of one step: a pure function of seed and step."""
+        """Standard normal numbers ``(S, noise_dim)`` of one step: a pure function of seed and step.
+
+        An even number of draws comes in antithetic pairs. Both of a pair see the same rows, so that what the choice of
+        rows adds to the gradient of a scale cancels: the standard deviations of a fit on minibatches come out as those
+        of a fit on full data.
+        """
+        if self.points is not None:
+            return self.points
         d = self.family.noise_dim
-        steps = max(1, min(_NOISE_STEPS, _NOISE_SIZE // (self.draws * d)))
+        steps = max(1, min(_NOISE_STEPS, _NOISE_SIZE // max(1, self.draws * d)))
         drawn: FloatArray = _noise(self.seed, step // steps, steps, self.draws, d)[step % steps]
         return drawn
 
@@ -72,30 +86,58 @@ class VariationalTraining:
         """Draws from the current approximation."""
         return Round(state.step, self.family.draw(state.theta, self.noise(state.step)))
 
-    def apply(self, state: State, evaluation: Evaluation) -> tuple[State, StepInfo]:
-        """One step of the optimizer on the gradient that an evaluation implies."""
-        eps = self.noise(state.step)
-        logp, score = self.prior(self.family.draw(state.theta, eps))
-        if evaluation.n_rows:
-            logp, score = logp + evaluation.loglik, score + evaluation.score
-        value, gradient = self.elbo.gradient(self.family, state.theta, eps, logp, score)
-        if not np.isfinite(value):
-            raise NonFiniteError(
-                f"the ELBO is {value} at step {state.step + 1}: the log density of priors, potentials and ordinary "
-                "observed variables is not finite there; check their values, or lower the learning rate"
-            )
-        loss_gradient = -gradient
+    def step(self, state: State) -> Generator[Round | Work, Any, tuple[State, StepInfo]]:
+        """One step of the optimizer on an estimate of the gradient."""
+        eps, asked = self.noise(state.step), self.round(state)
+        evaluation = yield asked
+        logp, score = evaluation.loglik, evaluation.score
+        if self.prior is not None:
+            log_prior, prior_score = self.prior(asked.Z)
+            logp, score = logp + log_prior, score + prior_score
+        work = self.objective.work(asked.Z, score)
+        results = [] if work is None else (yield work)
+        value, gradient = self.objective.gradient(self.family, state.theta, eps, logp, score, results)
+        self._check(state, value, gradient)
+        return self._apply(state, value, -gradient), StepInfo(value, evaluation.n_rows)
+
+    def _check(self, state: State, value: float, gradient: FloatArray) -> None:
+        """Refuse what is not finite. The sum of a gradient tells in one pass, but for sums that overflow."""
+        if math.isfinite(value) and (math.isfinite(np.add.reduce(gradient)) or np.isfinite(gradient).all()):
+            return
+        raise NonFiniteError(
+            f"the objective is {value} at step {state.step + 1}: the log density of priors, potentials and ordinary "
+            "observed variables, or its gradient, is not finite there; check their values, or lower the learning rate"
+        )
+
+    def _apply(self, state: State, value: float, loss_gradient: FloatArray) -> State:
         if self.max_norm is not None:
             loss_gradient = total_norm_constraint(loss_gradient, self.max_norm)
-        theta, slots = self.optimizer.update(state.step - self.origin, state.theta, loss_gradient, state.slots)
+        theta, slots = self.optimizer.update(
+            state.step - self.origin, state.theta, loss_gradient, state.slots, float(state.rate[0])
+        )
         average = self.averaging.update(state.step, theta, state.average)
-        return State(state.step + 1, theta, slots, average), StepInfo(value, evaluation.n_rows)
+        rate = observe(learning_rate_of(self.optimizer), state.rate, -value)
+        return State(state.step + 1, theta, slots, average, rate)
+
+    def learning_rate(self, state: State) -> float:
+        """The learning rate of the next step; 1 for an optimizer of other make that has none."""
+        rate = learning_rate_of(self.optimizer) or 1.0
+        return float(rate(state.step - self.origin) if callable(rate) else rate) * float(state.rate[0])
 
     def result(self, state: State) -> FloatArray:
         """Parameters ``(p,)`` to report: the average over the tail once there is one."""
         return self.averaging.value(state.theta, state.average)
 
+    def drift(self, state: State) -> FloatArray:
+        """How far the mean ``(d,)`` has moved between the average before the tail and that over it."""
+        before = self.averaging.earlier(state.theta, state.average)
+        return self.family.mean(self.result(state)) - self.family.mean(before)
+
 
 @lru_cache(maxsize=4)
 def _noise(seed: int, block: int, steps: int, draws: int, d: int) -> Any:
-    return keyed_generator(seed, "noise", block).standard_normal((steps, draws, d))
+    generator = keyed_generator(seed, "noise", block)
+    if draws % 2:
+        return generator.standard_normal((steps, draws, d))
+    half = generator.standard_normal((steps, draws // 2, d))
+    return np.concatenate([half, -half], axis=1)

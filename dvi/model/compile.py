@@ -56,12 +56,8 @@ class CompiledKernel:
     constants: tuple[AnyArray, ...]
 
     def __call__(self, Z: FloatArray, *blocks: AnyArray) -> tuple[FloatArray, FloatArray]:
-        if len(Z) == 1:
-            value, gradient = self.function(Z[0], *blocks, *self.constants)
-            return np.asarray(value, dtype=np.float64).reshape(1), gradient[None]
         values, gradients = np.empty(len(Z)), np.empty(Z.shape)
-        for s, z in enumerate(Z):
-            values[s], gradients[s] = self.function(z, *blocks, *self.constants)
+        self.function(Z, values, gradients, *blocks, *self.constants)
         return values, gradients
 
 
@@ -78,11 +74,11 @@ def compile_kernel(program: Program, example: tuple[AnyArray, ...] = ()) -> Comp
     arguments = _arguments(program, kernel, example)
     with kernel_cache.lock(kernel.function):
         if not kernel_cache.load(kernel.function, arguments):
-            logger.info("compiling a kernel of %d parameters", len(arguments[0]))
+            logger.info("compiling a kernel of %d parameters", arguments[0].shape[1])
             kernel_cache.fill((program, example))
     if not kernel_cache.load(kernel.function, arguments):
         logger.warning("a kernel could not be cached; its last bits may differ between processes")
-    kernel(np.zeros((1, len(arguments[0]))), *example)
+    kernel(arguments[0], *example)
     return kernel
 
 
@@ -105,7 +101,8 @@ def _build(program: Program) -> CompiledKernel:
 
 
 def _arguments(program: Program, kernel: CompiledKernel, example: tuple[AnyArray, ...]) -> tuple[AnyArray, ...]:
-    return (np.zeros(program.z.type.shape[0]), *example, *kernel.constants)
+    Z = np.zeros((1, program.z.type.shape[0]))
+    return (Z, np.zeros(1), np.zeros_like(Z), *example, *kernel.constants)
 
 
 @dataclass(eq=False)

@@ -10,9 +10,9 @@ from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.traversal import ancestors
 
 from dvi.data.readers import reader
-from dvi.data.source import Source
 from dvi.errors import ModelError
-from dvi.model.minibatch import Batch, bind, bound_variables, check_batch_size
+from dvi.model.batch import Batch, MinibatchVariable, bind, bound_variables
+from dvi.model.batch_size import taken
 
 
 def convert_pymc_minibatches(graphs: list[Variable[Any, Any]]) -> dict[Variable[Any, Any], Variable[Any, Any]]:
@@ -24,13 +24,13 @@ def convert_pymc_minibatches(graphs: list[Variable[Any, Any]]) -> dict[Variable[
     return replacements
 
 
-def _bind_node(node: Apply[Any]) -> list[Variable[Any, Any]]:
+def _bind_node(node: Apply[Any]) -> list[MinibatchVariable]:
     *arrays, _ = node.inputs
     if bound_variables(arrays):
         raise ModelError("pm.Minibatch of a dvi.Minibatch; use one of the two")
-    values = [np.asarray(array.eval()) for array in arrays]
-    names = [output.name or f"minibatch.{i}" for i, output in enumerate(node.outputs[:-1])]
-    source = Source.align([reader(value) for value in values], names)
+    readers = tuple(reader(np.asarray(array.eval())) for array in arrays)
+    names = tuple(output.name or f"minibatch.{i}" for i, output in enumerate(node.outputs[:-1]))
     draws = [v.owner for v in ancestors(node.op.inner_outputs) if v.owner and isinstance(v.owner.op, MinibatchIndexRV)]
     size = int(np.prod(draws[0].op.size_param(draws[0]).eval()))
-    return bind(Batch(source, check_batch_size(min(size, source.n_rows), source.n_rows)))
+    shapes = [r.shape for r in readers]
+    return bind(Batch(names, readers, taken(min(size, shapes[0][0]), shapes)))

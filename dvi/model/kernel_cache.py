@@ -3,12 +3,12 @@
 A kernel that was just compiled is not the one that the next process loads: its inner functions are linked as they were
 compiled on their own, not as they were optimised inside the kernel, and sums come out in another order. So kernels are
 compiled in a process of their own, with an empty cache for inner functions, and every process that computes loads the
-result. This file and ``compile.py`` are the only ones that touch internals of PyTensor's linkers and of numba.
+result. This file, ``compile.py`` and ``operators.py`` alone touch internals of PyTensor's linkers and of
+numba.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import subprocess
@@ -69,21 +69,34 @@ class _KernelLocator(_CacheLocator):
 CacheImpl._locator_classes.insert(0, _KernelLocator)  # type: ignore[arg-type]
 
 
+_LOOP = """
+def kernel(Z, values, gradients, {arguments}):
+    for s in range(Z.shape[0]):
+        value, gradient = inner(Z[s], {arguments})
+        values[s] = value.item()
+        gradients[s] = gradient
+"""
+
+
 class KernelLinker(NumbaLinker):  # type: ignore[misc]
-    """PyTensor's numba linker, its outermost function compiled to release the GIL and kept in the folder of kernels."""
+    """PyTensor's numba linker, whose outermost function goes through draws: from ``(z (d,), *others)`` to a value and a
+    gradient it makes ``(Z (S, d), values (S,), gradients (S, d), *others)``, compiled to release the GIL and kept in
+    the folder of kernels.
+    """
 
     def jit_compile(self, fn_and_cache: Any) -> Any:
         fn, key = fn_and_cache
+        arguments = ", ".join(f"x{i}" for i in range(len(self.fgraph.inputs) - 1))
+        names: dict[str, Any] = {"__name__": __name__, "inner": numba_njit(fn.py_func)}
+        exec(_LOOP.format(arguments=arguments), names)
+        loop = names["kernel"]
         if key is not None:
-            _kernel_keys[fn.py_func] = key
-        return numba_njit(fn.py_func, final_function=True, nogil=True, cache=key is not None)
+            _kernel_keys[loop] = f"{key}-loop"
+        return numba_njit(loop, final_function=True, nogil=True, cache=key is not None)
 
 
 def signature(function: Any, arguments: tuple[Any, ...]) -> Any:
     """The types that numba compiles a function for when it is called with some arguments."""
-    parameters = inspect.signature(function.py_func).parameters.values()
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):  # PyTensor's wrapper, to which numba passes one tuple
-        return (numba.typeof(arguments),)
     return tuple(numba.typeof(a) for a in arguments)
 
 

@@ -60,7 +60,7 @@ class Layout:
 
     def split(self, z: FloatArray) -> dict[str, FloatArray]:
         """Views of the last axis of ``z (..., d)`` by variable name, shaped."""
-        return {e.name: z[..., e.start : e.stop].reshape(*z.shape[:-1], *e.shape) for e in self.entries}
+        return {e.name: z[..., e.start : e.stop].reshape((*z.shape[:-1], *e.shape)) for e in self.entries}
 
     def join(self, values: dict[str, AnyArray]) -> FloatArray:
         """Flat vector ``(d,)`` of unconstrained values given by variable name."""

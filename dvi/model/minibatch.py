@@ -1,61 +1,32 @@
-"""Symbolic variables that are bound to a source of rows."""
+"""``Minibatch`` and ``Potential``: what a model is written with."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pytensor
 import pytensor.tensor as pt
 import xarray as xr
-from pytensor.graph.basic import Variable
-from pytensor.graph.traversal import ancestors
 
-from dvi.data.readers import reader
+from dvi.data.readers import cast_reader, reader
 from dvi.data.source import Source
 from dvi.errors import ArgumentError, ArgumentTypeError
+from dvi.model.batch import Batch, Binding, MinibatchVariable, bind, binding, bound_variables
+from dvi.model.batch_size import taken
 
-_HEAD_BYTES = 64_000_000
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Arrays that are read together, and how many of their rows a step takes.
-
-    Parameters
-    ----------
-    source : Source
-    batch_size : int
-    """
-
-    source: Source
-    batch_size: int
+__all__ = ["Batch", "Binding", "Minibatch", "MinibatchVariable", "Potential", "bind", "binding", "bound_variables"]
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """What a symbolic variable stands for: one array of a batch."""
-
-    batch: Batch
-    column: int
-
-
-def check_batch_size(batch_size: object, n_rows: int) -> int:
-    """Return ``batch_size`` as an int, or say what is wrong with it."""
-    if isinstance(batch_size, bool | np.bool) or not isinstance(batch_size, int | np.integer):
-        raise ArgumentTypeError(
-            f"batch_size={batch_size!r} is of type {type(batch_size).__name__}; "
-            f"give an int between 1 and the {n_rows} rows of the data"
-        )
-    if not 1 <= batch_size <= n_rows:
-        raise ArgumentError(
-            f"batch_size={batch_size} is out of range; give an int between 1 and the {n_rows} rows of the data"
-        )
-    return int(batch_size)
-
-
-def Minibatch(*arrays: Any, batch_size: int, dims: str | None = None, name: str | None = None) -> Any:  # noqa: N802
+def Minibatch(  # noqa: N802
+    *arrays: Any,
+    batch_size: Any,
+    dims: str | None = None,
+    dtype: Any = None,
+    name: str | None = None,
+    random_seed: int | None = None,
+    update_shared_f: Callable[[], Any] | Sequence[Callable[[], Any] | None] | None = None,
+) -> Any:
     """Symbolic variables that stand for a batch of rows of arrays in memory or in Zarr.
 
     All arrays share one set of rows in every step. The length of the arrays is the ``total_size`` of a likelihood
@@ -67,22 +38,32 @@ def Minibatch(*arrays: Any, batch_size: int, dims: str | None = None, name: str 
         Arrays of equal length along the leading dimension: NumPy, ``zarr.Array``, ``xarray.DataArray`` (lazily opened
         or not, with or without Dask), ``dask.array``, pandas, or a path to a Zarr array. Integers of any width, bools
         and floats; NaN is refused when it is read.
-    batch_size : int
-        Rows of one step, from 1 to the length of the arrays.
+    batch_size : int or sequence
+        Rows of one step, from 1 to the length of the arrays. A sequence has an entry for each axis: an int, None for
+        all of that axis, or a pair ``(size, seed)``; one ``...`` stands for axes that are taken whole. A step takes a
+        random part of every such axis, the same of all arrays that have it, and each element once an epoch. That part
+        stands for the whole where the observed variable has the axis: the likelihood is scaled by it.
     dims : str, optional
         Name of the leading dimension, checked on arrays that carry names.
+    dtype : dtype or sequence of dtype, optional
+        To which the arrays are cast when they are read, one for all or one for each; None keeps that of the array.
     name : str, optional
         Name of the variables; ``minibatch`` by default, with the position of the array appended.
+    random_seed : int, optional
+        Of what steps take along the axes without a seed of their own; by default that of the fit.
+    update_shared_f : callable or sequence of callable, optional
+        ``f() -> array``, for each array: what ``variable.update_shared()`` puts in its place.
 
     Returns
     -------
-    TensorVariable or list of TensorVariable
-        One for each array, of shape (batch_size, ...). ``.eval()`` gives the first rows of the data.
+    MinibatchVariable or list of MinibatchVariable
+        One for each array, of shape (batch_size, ...). ``.eval()`` gives the first rows of the data, ``.set_value``
+        replaces the data, ``.rows`` is the symbolic vector of the row numbers of the batch.
 
     Raises
     ------
     ArgumentError, ArgumentTypeError
-        For a ``batch_size`` that is not an int from 1 to the number of rows.
+        For a ``batch_size`` that does not fit the arrays.
     DataError
         For arrays of unequal length, without rows, without dimensions, or of a type that is not numeric.
     StoreNotFoundError
@@ -94,16 +75,43 @@ def Minibatch(*arrays: Any, batch_size: int, dims: str | None = None, name: str 
     >>> x, y = dvi.Minibatch(np.ones((1000, 3)), np.arange(1000), batch_size=100)
     >>> x.type.shape[1], y.eval()[:3].tolist()
     (3, [0, 1, 2])
+    >>> dvi.Minibatch(np.ones((1000, 30, 8)), batch_size=[100, (10, 42), ...]).eval().shape
+    (100, 10, 8)
     """
     if not arrays:
         raise ArgumentError("Minibatch() was given no array; give one or more of equal length")
     for array in arrays:
         _check_dims(array, dims)
-    labels = [_label(array, name or "minibatch", i) for i, array in enumerate(arrays)]
-    source = Source.align([reader(array) for array in arrays], labels)
-    batch = Batch(source, check_batch_size(batch_size, source.n_rows))
+    labels = tuple(_label(array, name or "minibatch", i) for i, array in enumerate(arrays))
+    dtypes = _one_for_each("dtype", dtype, len(arrays), common=True)
+    readers = [cast_reader(reader(array), wanted) for array, wanted in zip(arrays, dtypes, strict=True)]
+    updates = tuple(_one_for_each("update_shared_f", update_shared_f, len(arrays)))
+    _check_updates(updates)
+    source = Source.align(readers, labels)
+    shapes = [r.shape for r in source.readers]
+    batch = Batch(labels, source.readers, taken(batch_size, shapes, random_seed), updates, _source=source)
     variables = bind(batch)
     return variables if len(variables) > 1 else variables[0]
+
+
+def _one_for_each(what: str, value: Any, n: int, *, common: bool = False) -> list[Any]:
+    """A value for each array, from one for all or from a sequence."""
+    if not isinstance(value, list | tuple):
+        if value is not None and n > 1 and not common:
+            raise ArgumentError(f"{what} is one value for {n} arrays; give a list with one for each, None where none")
+        return [value] * n
+    if len(value) != n:
+        raise ArgumentError(f"{what} has {len(value)} entries for {n} arrays; give one for each, None where none")
+    return list(value)
+
+
+def _check_updates(updates: tuple[Any, ...]) -> None:
+    for update in updates:
+        if update is not None and not callable(update):
+            raise ArgumentTypeError(
+                f"update_shared_f={update!r} is of type {type(update).__name__}; give a function without arguments "
+                "that returns an array"
+            )
 
 
 def _check_dims(array: Any, dims: str | None) -> None:
@@ -121,29 +129,7 @@ def _label(array: Any, name: str, position: int) -> str:
     return f"{name}.{position}"
 
 
-def bind(batch: Batch) -> list[Any]:
-    """Return one symbolic variable for each array of a batch. Its value is the first rows, for ``.eval()``."""
-    source = batch.source
-    n_head = max(1, min(batch.batch_size, _HEAD_BYTES // max(1, source.row_nbytes)))
-    variables = []
-    for column, (label, head) in enumerate(zip(source.names, source.head(n_head), strict=True)):
-        variable = pytensor.shared(np.array(head), name=label, shape=(None, *head.shape[1:]))
-        variable.tag.dvi_binding = Binding(batch, column)
-        variables.append(variable)
-    return variables
-
-
-def binding(variable: Variable[Any, Any]) -> Binding | None:
-    """What a variable stands for, or None if it is not a Minibatch."""
-    return getattr(variable.tag, "dvi_binding", None)
-
-
-def bound_variables(graphs: list[Variable[Any, Any]]) -> list[Variable[Any, Any]]:
-    """Minibatch variables that graphs reach, in order of first sight."""
-    return [v for v in dict.fromkeys(ancestors(graphs)) if binding(v) is not None]
-
-
-def Potential(name: str, var: Any, *, total_size: int | None = None, dims: Any = None) -> Any:  # noqa: N802
+def Potential(name: str, var: Any, *, total_size: Any = None, dims: Any = None) -> Any:  # noqa: N802
     """Add a term to the log density that has one value for each row of a Minibatch.
 
     ``pm.Potential`` has no defined scale on a batch. Here the term of each row counts once in the full data, so the
@@ -154,8 +140,9 @@ def Potential(name: str, var: Any, *, total_size: int | None = None, dims: Any =
     name : str
     var : TensorVariable
         Shape (batch_size, ...): one log density for each row.
-    total_size : int, optional
-        Rows that the full data stands for; the length of the Minibatch by default.
+    total_size : int or sequence, optional
+        Rows that the full data stands for, or a sequence with an int or None for each axis of ``var`` and at most one
+        ``...``, as PyMC takes it. By default the length of the Minibatch, and along other axes what it has.
     dims : tuple of str, optional
 
     Returns
@@ -177,11 +164,26 @@ def Potential(name: str, var: Any, *, total_size: int | None = None, dims: Any =
         raise ArgumentError(
             f"the potential {name!r} is a scalar; give one value for each row of the Minibatch, not their sum"
         )
-    size: Any = total_size
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1):
-        raise ArgumentError(
-            f"total_size={total_size!r} of the potential {name!r} is not an int of at least 1; leave it out"
-        )
+    sizes = _total_sizes(name, total_size, var.type.ndim)
     potential = pm.Potential(name, var, dims=dims)
-    potential.tag.dvi_total_size = (total_size,)
+    potential.tag.dvi_total_size = sizes
     return potential
+
+
+def _total_sizes(name: str, total_size: Any, ndim: int) -> tuple[int | None, ...]:
+    """The total size along each axis, None where it is that of the data."""
+    sizes = list(total_size) if isinstance(total_size, list | tuple) else [total_size]
+    if sizes.count(...) == 1:
+        at = sizes.index(...)
+        sizes[at : at + 1] = [None] * (ndim - len(sizes) + 1)
+    if len(sizes) > ndim:
+        raise ArgumentError(
+            f"total_size={total_size!r} of the potential {name!r} names {len(sizes)} axes; it has {ndim}; leave it out"
+        )
+    for size in sizes:
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1):
+            raise ArgumentError(
+                f"total_size={total_size!r} of the potential {name!r} has {size!r}, which is not an int of at least 1; "
+                "leave it out"
+            )
+    return tuple(size if size is None else int(size) for size in sizes)

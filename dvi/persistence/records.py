@@ -15,9 +15,13 @@ import xarray as xr
 import zarr
 
 from dvi.approximation import Approximation
+from dvi.approximations.empirical import EmpiricalFamily
+from dvi.approximations.flow import FlowFamily
 from dvi.approximations.fullrank import FullRankFamily
 from dvi.approximations.lowrank import LowRankFamily
 from dvi.approximations.meanfield import MeanFieldFamily
+from dvi.approximations.point import PointFamily
+from dvi.approximations.structured import Part, StructuredFamily
 from dvi.data.store import COMPLETE
 from dvi.data.unwrap import strict
 from dvi.errors import ArgumentError, StoreError
@@ -32,12 +36,16 @@ _DRAWS = 1_000
 _MAX_SIZE = 2**48  # elements of a variable; more is not a layout that anyone can have saved
 
 
-# The families that can be saved. The name is part of the format.
+# The families that can be saved, besides those made of others. The name is part of the format.
 _FAMILIES: Mapping[str, type[Any]] = {
     "meanfield": MeanFieldFamily,
     "fullrank": FullRankFamily,
     "lowrank": LowRankFamily,
+    "point": PointFamily,
+    "empirical": EmpiricalFamily,
+    "flow": FlowFamily,
 }
+_STRUCTURED = "structured"
 
 
 def attributes_of(approximation: Approximation) -> dict[str, Any]:
@@ -48,7 +56,7 @@ def attributes_of(approximation: Approximation) -> dict[str, Any]:
         FORMAT: VERSION,
         "dvi_version": _dvi_version(),
         "created": dt.datetime.now(dt.UTC).isoformat(),
-        "family": describe(approximation.family, _FAMILIES, "a family"),
+        "family": _family_to_json(approximation.family),
         "layout": {**layout.to_json(), "coords": coords},
         "steps": len(approximation.hist),
         "run": approximation.run,
@@ -163,14 +171,36 @@ def rebuilt(root: zarr.Group, attributes: Mapping[str, Any]) -> Approximation:
     if missing:
         raise ValueError(f"it has no group {', '.join(missing)}")
     layout = _layout_from_json(attributes["layout"])
-    record = {**attributes["family"], "ndim": layout.ndim}
-    family: Family = rebuild(record, _FAMILIES, "a family")
+    family = _family_from_json(attributes["family"], layout.ndim)
     theta = _vector(root, "approximation/theta", family.size)
     hist = _vector(root, "history/loss", attributes["steps"])
     run = attributes["run"]
     if not isinstance(run, dict):
         raise ValueError(f"the attribute run is {type(run).__name__}")
     return Approximation(family, theta, layout, hist, run)
+
+
+def _family_to_json(family: Family) -> dict[str, Any]:
+    if not isinstance(family, StructuredFamily):
+        return describe(family, _FAMILIES, "a family")
+    parts = [{"indices": list(part.indices), "family": _family_to_json(part.family)} for part in family.parts]
+    return {"name": _STRUCTURED, "parts": parts}
+
+
+def _family_from_json(record: Mapping[str, Any], ndim: int) -> Family:
+    """The family of a record, of as many dimensions as are in its place, whatever the record says of them."""
+    if record["name"] != _STRUCTURED:
+        if not all(type(value) is int for name, value in record.items() if name in ("rank", "n")):
+            raise ValueError(f"the family has the settings {record}")
+        family: Family = rebuild({**record, "ndim": ndim}, _FAMILIES, "a family")
+        return family
+    if record.keys() != {"name", "parts"}:
+        raise ValueError(f"a structured family has the settings {sorted(record)}")
+    parts = [Part(_family_from_json(part["family"], len(part["indices"])), part["indices"]) for part in record["parts"]]
+    family = StructuredFamily(tuple(parts))
+    if family.ndim != ndim:
+        raise ValueError(f"the parts of the family have {family.ndim} dimensions in the place of {ndim}")
+    return family
 
 
 def _vector(root: zarr.Group, name: str, size: int) -> FloatArray:

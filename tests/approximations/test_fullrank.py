@@ -23,7 +23,7 @@ def encode(mean: FloatArray, cov: FloatArray) -> FloatArray:
     """Parameters of a given normal distribution."""
     factor = np.linalg.cholesky(cov)
     np.fill_diagonal(factor, softplus_inverse(np.diag(factor)))
-    return np.concatenate([mean, factor[np.tril_indices(mean.size)]])
+    return FullRankFamily(mean.size).pack({"mu": mean, "L_tril": factor[np.tril_indices(mean.size)]})
 
 
 def target(d: int, seed: int) -> tuple[FloatArray, FloatArray]:

@@ -22,7 +22,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def encode(mean: FloatArray, sigma: FloatArray, B: FloatArray) -> FloatArray:
-    return np.concatenate([mean, softplus_inverse(sigma), B.ravel()])
+    return LowRankFamily(*B.shape).pack({"mu": mean, "rho": softplus_inverse(sigma), "B": B})
 
 
 def some(d: int, rank: int, seed: int) -> tuple[LowRankFamily, FloatArray]:

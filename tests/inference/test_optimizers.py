@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +14,13 @@ from pytensor.compile.mode import Mode
 
 from dvi.errors import ArgumentError, ArgumentTypeError
 from dvi.inference import optimizers
-from dvi.inference.schedules import Constant, Cosine, Exponential, OneCycle
+from dvi.inference.schedules import Constant, Cosine, Exponential, OneCycle, ReduceOnPlateau
 
 PYTHON_ONLY = Mode(linker="py", optimizer=None)
 STEPS = 30
-NAMES = list(optimizers.OPTIMIZERS)
+NAMES = [
+    "sgd", "momentum", "nesterov_momentum", "adagrad", "adagrad_window", "rmsprop", "adadelta", "adam", "adamax",
+]  # fmt: skip
 
 # Settings besides PyMC's defaults.
 OTHERS = {
@@ -74,25 +78,78 @@ def test_every_step_is_the_one_that_pymc_takes(name, which):
     assert np.abs(theta - start).max() > 1e-3  # it went somewhere
 
 
-@pytest.mark.parametrize("scale", [1e-9, 0.1, 1.0, 1e3])
-def test_total_norm_constraint_is_that_of_pymc(scale):
-    gradient = scale * np.random.default_rng(1).normal(size=9)
-    parts = [pt.dvector("a"), pt.dvector("b")]
-    outputs = pymc_rules.total_norm_constraint(parts, 2.0)
-    a, b = pytensor.function(parts, outputs, mode=PYTHON_ONLY)(gradient[:4], gradient[4:])
-    assert_allclose(optimizers.total_norm_constraint(gradient, 2.0), np.concatenate([a, b]), rtol=1e-12)
+@pytest.mark.parametrize("name", NAMES)
+def test_defaults_are_those_of_pymc(name):
+    ours = inspect.signature(getattr(optimizers, name)).parameters
+    theirs = inspect.signature(getattr(pymc_rules, name)).parameters
+    for theirs_name in ("loss_or_grads", "params"):
+        assert theirs_name in theirs and theirs_name not in ours
+    assert [(p.name, p.default) for p in ours.values()] == [
+        (p.name, p.default) for p in theirs.values() if p.name not in {"loss_or_grads", "params"}
+    ]
 
 
-def test_total_norm_constraint_keeps_a_zero_and_its_argument():
-    zero = np.zeros(3)
-    zero.flags.writeable = False
-    assert not optimizers.total_norm_constraint(zero, 1.0).any()
+@pytest.mark.parametrize("n_win", [1, 2, 3, 7, STEPS - 1, STEPS, STEPS + 1])
+def test_windows_of_every_length_are_those_of_pymc(n_win):
+    start = np.linspace(-2.0, 3.0, 8)
+    problem = quadratic(start.size)
+    settings = {"learning_rate": 0.2, "epsilon": 1e-6, "n_win": n_win}
+    optimizer = optimizers.adagrad_window(**settings)
+    theta, state = start, optimizer.init(start)
+    for step, expected in enumerate(pymc_iterates("adagrad_window", settings, problem, start)):
+        theta, state = optimizer.update(step, theta, problem.gradient(step, theta), state)
+        assert_allclose(theta, expected, rtol=1e-12, atol=1e-14, err_msg=f"step {step}")
 
 
-@pytest.mark.parametrize("max_norm", [0.0, -1.0, np.inf, np.nan])
-def test_total_norm_constraint_refuses_a_limit_without_meaning(max_norm):
-    with pytest.raises(ArgumentError, match="max_norm"):
-        optimizers.total_norm_constraint(np.ones(2), max_norm)
+@pytest.mark.parametrize("name", ["apply_momentum", "apply_nesterov_momentum"])
+@pytest.mark.parametrize("rule", ["sgd", "rmsprop", "adam"])
+def test_momentum_on_another_rule_is_that_of_pymc(name, rule):
+    start = np.linspace(-2.0, 3.0, 8)
+    problem = quadratic(start.size)
+    theta = pytensor.shared(start.copy(), "theta")
+    gradient = pt.dvector("gradient")
+    updates = getattr(pymc_rules, rule)(learning_rate=0.05)([gradient], [theta])
+    updates = getattr(pymc_rules, name)(updates, [theta], momentum=0.7)
+    step_function = pytensor.function([gradient], [], updates=updates, mode=PYTHON_ONLY)
+    optimizer = getattr(optimizers, name)(getattr(optimizers, rule)(learning_rate=0.05), momentum=0.7)
+    ours, state = start, optimizer.init(start)
+    for step in range(STEPS):
+        step_function(problem.gradient(step, theta.get_value()))
+        ours, state = optimizer.update(step, ours, problem.gradient(step, ours), state)
+        assert_allclose(ours, theta.get_value(), rtol=1e-12, atol=1e-14, err_msg=f"step {step}")
+    assert np.abs(ours - start).max() > 1e-3
+
+
+def test_momentum_needs_a_rule():
+    for value in (None, optimizers.sgd, 0.1):
+        with pytest.raises(ArgumentTypeError, match="is not an optimizer"):
+            optimizers.apply_momentum(value)
+    with pytest.raises(ArgumentError, match="momentum = "):
+        optimizers.apply_nesterov_momentum(optimizers.sgd(), 1.0)
+
+
+@pytest.mark.parametrize("value", [np.array(0.1), np.float32(0.25), pytensor.shared(np.float32(0.25))])
+def test_learning_rates_may_be_arrays_and_variables_of_one_number(value):
+    number = float(value.get_value() if hasattr(value, "get_value") else value)
+    start, gradient = np.ones(2), np.array([1.0, -2.0])
+    theta, _ = optimizers.sgd(value).update(0, start, gradient, ())
+    assert_allclose(theta, start - number * gradient, rtol=1e-15)
+
+
+@pytest.mark.parametrize("value", [np.array([0.1]), pytensor.shared(np.ones(2)), pytensor.shared("fast")])
+def test_learning_rates_that_hold_no_number_are_refused(value):
+    with pytest.raises(ArgumentTypeError, match="learning_rate"):
+        optimizers.sgd(value)
+
+
+def test_a_variable_that_turns_into_nonsense_is_refused():
+    variable = pytensor.shared(0.1)
+    rate = optimizers.sgd(variable).learning_rate
+    variable.set_value(np.nan)
+    with pytest.raises(ArgumentError, match="learning_rate = nan"):
+        rate(3)
+    with pytest.raises(ArgumentTypeError, match="cannot be saved"):
+        optimizers.to_json(optimizers.sgd(pytensor.shared(0.1)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -162,14 +219,20 @@ def test_numbers_of_numpy_become_plain_ones():
 
 
 @pytest.mark.parametrize(
-    "schedule", [Constant(0.1), Exponential(0.1, 0.5, 10), Cosine(0.1, 10, warmup=2, final=0.1), OneCycle(0.1, 10)]
-)
+    "schedule",
+    [
+        Constant(0.1), Exponential(0.1, 0.5, 10), Cosine(0.1, 10, warmup=2, final=0.1), OneCycle(0.1, 10),
+        ReduceOnPlateau(0.1, factor=0.3, patience=5, minimum=0.01),
+    ],
+)  # fmt: skip
 def test_schedules_are_saved_with_their_optimizer(schedule):
     optimizer = optimizers.adam(learning_rate=schedule)
     record = optimizers.to_json(optimizer)
     assert record["name"] == "adam"
     assert isinstance(record["learning_rate"], dict)
     assert optimizers.from_json(record) == optimizer
+    wrapped = optimizers.apply_momentum(optimizer)
+    assert optimizers.from_json(json.loads(json.dumps(optimizers.to_json(wrapped)))) == wrapped
 
 
 def test_what_dvi_does_not_know_cannot_be_saved():

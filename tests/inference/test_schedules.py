@@ -11,17 +11,20 @@ from hypothesis import strategies as st
 
 from dvi.errors import ArgumentError, ArgumentTypeError
 from dvi.inference import schedules
-from dvi.inference.schedules import Constant, Cosine, Exponential, OneCycle
+from dvi.inference.schedules import Constant, Cosine, Exponential, OneCycle, ReduceOnPlateau
 
 sizes = st.floats(1e-6, 10.0)
 parts = st.floats(0.0, 1.0)
 lengths = st.integers(1, 10_000)
-PEAKS = {Constant: "value", Exponential: "initial", Cosine: "peak", OneCycle: "peak"}  # the field of the highest rate
+PEAKS = {  # the field of the highest rate
+    Constant: "value", Exponential: "initial", Cosine: "peak", OneCycle: "peak", ReduceOnPlateau: "initial",
+}  # fmt: skip
 any_schedule = st.one_of(
     st.builds(Constant, sizes),
     st.builds(Exponential, sizes, st.floats(1e-3, 1.0), lengths),
     st.builds(Cosine, sizes, st.integers(101, 10_000), st.integers(0, 100), parts),
     st.builds(OneCycle, sizes, lengths, st.floats(0.0, 0.99), parts, parts),
+    st.builds(ReduceOnPlateau, sizes, st.floats(1e-3, 0.99), lengths, lengths, sizes, lengths, st.floats(0.0, 1e-6)),
 )
 
 
