@@ -11,62 +11,127 @@ if TYPE_CHECKING:
     from dvi import callbacks
     from dvi.approximation import Approximation
     from dvi.data.ingest import ingest
+    from dvi.fitting import Inference
+    from dvi.groups import Empirical, FullRank, Group, LowRank, MeanField, Structured
+    from dvi.inference import schedules
+    from dvi.inference.norms import norm_constraint, total_norm_constraint
     from dvi.inference.optimizers import (
         adadelta,
         adagrad,
         adagrad_window,
         adam,
         adamax,
+        apply_momentum,
+        apply_nesterov_momentum,
         momentum,
         nesterov_momentum,
         rmsprop,
         sgd,
     )
-    from dvi.methods import ADVI, Inference, fit
+    from dvi.methods import ADVI, MAP, NFVI, FullRankADVI, KLqp, LowRankADVI, fit
+    from dvi.model.evaluating import evaluating
     from dvi.model.minibatch import Minibatch, Potential
     from dvi.persistence import load
     from dvi.plots import plot_elbo
+    from dvi.svgd import ASVGD, SVGD
 
 __all__ = [
     "ADVI",
+    "ASVGD",
+    "MAP",
+    "NFVI",
+    "SVGD",
     "Approximation",
+    "Empirical",
+    "FullRank",
+    "FullRankADVI",
+    "Group",
     "Inference",
+    "KLqp",
+    "LowRank",
+    "LowRankADVI",
+    "MeanField",
     "Minibatch",
     "Potential",
+    "Structured",
     "adadelta",
     "adagrad",
     "adagrad_window",
     "adam",
     "adamax",
+    "apply_momentum",
+    "apply_nesterov_momentum",
     "callbacks",
     "errors",
+    "evaluating",
     "fit",
     "ingest",
     "load",
     "momentum",
     "nesterov_momentum",
+    "norm_constraint",
     "plot_elbo",
     "rmsprop",
+    "schedules",
     "sgd",
+    "total_norm_constraint",
 ]
 
 # Public names are imported where they are first used: PyMC takes seconds, and ``dvi --help`` needs none of it.
 _HOMES = {
     "dvi.approximation": ("Approximation",),
     "dvi.data.ingest": ("ingest",),
-    "dvi.inference.optimizers": (
-        "adadelta", "adagrad", "adagrad_window", "adam", "adamax", "momentum", "nesterov_momentum", "rmsprop", "sgd",
+    "dvi.fitting": ("Inference",),
+    "dvi.groups": (
+        "Empirical",
+        "FullRank",
+        "Group",
+        "LowRank",
+        "MeanField",
+        "Structured",
     ),
-    "dvi.methods": ("ADVI", "Inference", "fit"),
-    "dvi.model.minibatch": ("Minibatch", "Potential"),
+    "dvi.inference.extra_momentum": ("apply_momentum", "apply_nesterov_momentum"),
+    "dvi.inference.norms": (
+        "norm_constraint",
+        "total_norm_constraint",
+    ),
+    "dvi.inference.optimizers": (
+        "adadelta",
+        "adagrad",
+        "adagrad_window",
+        "adam",
+        "adamax",
+        "apply_momentum",
+        "apply_nesterov_momentum",
+        "momentum",
+        "nesterov_momentum",
+        "rmsprop",
+        "sgd",
+    ),
+    "dvi.methods": (
+        "ADVI",
+        "FullRankADVI",
+        "KLqp",
+        "LowRankADVI",
+        "MAP",
+        "NFVI",
+        "fit",
+    ),
+    "dvi.model.evaluating": ("evaluating",),
+    "dvi.model.minibatch": (
+        "Minibatch",
+        "Potential",
+    ),
     "dvi.persistence": ("load",),
     "dvi.plots": ("plot_elbo",),
-}  # fmt: skip
+    "dvi.svgd": ("ASVGD", "SVGD"),
+}
+_MODULES = {"callbacks": "dvi.callbacks", "schedules": "dvi.inference.schedules"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "callbacks":
-        return importlib.import_module("dvi.callbacks")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     for home, names in _HOMES.items():
         if name in names:
             value = globals()[name] = getattr(importlib.import_module(home), name)

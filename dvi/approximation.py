@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytensor
 
-from dvi.errors import ArgumentError, ArgumentTypeError
-from dvi.model.draws import DrawFunction, layout_draws, model_draws
+from dvi import sampling
+from dvi.errors import ArgumentError, ModelError
+from dvi.evaluation import ElboEstimate, estimate_elbo, log_joint
+from dvi.model.draws import DrawFunction, layout_draws, model_draws, rebuilt
 from dvi.model.layout import Layout
+from dvi.model.nodes import SymbolicDraws, sampled, symbolic_draws
+from dvi.model.operators import LogDensity, LogJoint
+from dvi.model.parameters import Parameters
 from dvi.randomness import keyed_generator
+from dvi.sampling import Block, as_seed, check_draws, draw_blocks
 from dvi.types import Family, FloatArray
 
 if TYPE_CHECKING:
     import pymc as pm
     import xarray as xr
 
-_DRAWS_AT_ONCE = 1000
+__all__ = ["Approximation", "VIState", "as_seed"]
+
+_STATE_DRAWS = 10_000
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, slots=True)
+class VIState:
+    """What an approximation says of each variable, in the variable's own space.
+
+    Parameters
+    ----------
+    mean : Dataset
+    std : Dataset
+    """
+
+    mean: xr.Dataset
+    std: xr.Dataset
+
+
 class Approximation:
     """A variational approximation of the posterior of a model.
 
@@ -40,32 +61,100 @@ class Approximation:
     run : dict
         How the approximation came about: method, seed, lanes, data. Plain JSON values.
     model : pm.Model, optional
-        Needed for deterministics and for transforms that a layout cannot hold.
+        Needed for deterministics, for expressions and for transforms that a layout cannot hold.
+
+    Attributes
+    ----------
+    evaluator : callable, optional
+        The log joint density ``(S,)`` of the full data at unconstrained draws ``(S, d)``. That of the model by default.
+    learning_rate : float, optional
+        For the steps that follow, where a callback has set it.
+    include_transformed : bool
+        Whether ``state`` has the unconstrained values too, under names such as ``sigma_log__``. False by default.
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> from dvi.approximations.meanfield import MeanFieldFamily
+    >>> from dvi.model.graph import split
+    >>> with pm.Model() as model:
+    ...     mu = pm.Normal("mu", shape=2)
+    >>> theta = np.array([1.0, 2.0, -3.0, -3.0])
+    >>> approx = Approximation(MeanFieldFamily(2), theta, split(model).layout, np.empty(0), model=model)
+    >>> approx.sample_node(mu**2, deterministic=True).eval()
+    array([1., 4.])
+    >>> approx.shared_params["mu"].set_value([5.0, 6.0])
+    >>> approx.mean.eval()
+    array([5., 6.])
     """
 
-    family: Family
-    theta: FloatArray
-    layout: Layout
-    hist: FloatArray
-    run: dict[str, Any] = field(default_factory=dict)
-    model: pm.Model | None = None
-    _draws: DrawFunction | None = field(default=None, repr=False)
-    _shared: dict[str, Any] = field(default_factory=dict, repr=False)
+    def __init__(
+        self,
+        family: Family,
+        theta: FloatArray,
+        layout: Layout,
+        hist: FloatArray,
+        run: dict[str, Any] | None = None,
+        model: pm.Model | None = None,
+    ) -> None:
+        self.family, self._parameters, self.layout = family, theta, layout
+        self.run, self.model, self.hist = {} if run is None else run, model, hist
+        self.learning_rate: float | None = None
+        self.include_transformed = False
+        self.evaluator: Callable[[FloatArray], FloatArray] | None = None
+        self._draws: DrawFunction | None = None
+        self._shared = Parameters(self.family, lambda: self.theta, self._move)
+        self._symbolic: SymbolicDraws | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        settings = {"learning_rate": self.learning_rate, "include_transformed": self.include_transformed}
+        return type(self), (self.family, self.theta, self.layout, self.hist, self.run, self.model), settings
 
     def __repr__(self) -> str:
-        fitted = f"{len(self.hist)} steps, ELBO {-self._recent_loss():.6g}" if len(self.hist) else "not fitted"
+        recent = self.hist[-max(1, len(self.hist) // 20) :]
+        fitted = f"{len(self.hist)} steps, ELBO {-np.mean(recent):.6g}" if len(recent) else "not fitted"
         names = ", ".join(f"{e.name}{list(e.shape) if e.shape else ''}" for e in self.layout.entries)
         return (
             f"<dvi.{type(self.family).__name__.removesuffix('Family')} of {self.ndim} dimensions ({fitted}): {names}>"
         )
 
-    def _recent_loss(self) -> float:
-        return float(np.mean(self.hist[-max(1, len(self.hist) // 20) :]))
+    @property
+    def theta(self) -> FloatArray:
+        """All parameters in one vector ``(p,)``."""
+        return self._parameters
+
+    @theta.setter
+    def theta(self, theta: FloatArray) -> None:
+        self._move(theta)
+
+    def _move(self, theta: FloatArray) -> None:
+        self._parameters = theta
+        self._shared.refresh()
+
+    @property
+    def hist(self) -> FloatArray:
+        """Negative ELBO of every step, on the full-data scale: ``(steps,)``."""
+        return self._hist
+
+    @hist.setter
+    def hist(self, losses: FloatArray) -> None:
+        self._hist = self._losses = np.asarray(losses, dtype=np.float64)
 
     @property
     def ndim(self) -> int:
         """Unconstrained dimensions ``d``."""
         return self.layout.ndim
+
+    ddim = ndim
+
+    @property
+    def ordering(self) -> dict[str, tuple[str, slice, tuple[int, ...], str]]:
+        """Name, elements of the flat vector, shape and type of each unconstrained value, by its name."""
+        types = {} if self.model is None else {v.name: v.type.dtype for v in self.model.value_vars}
+        return {
+            e.value_name: (e.value_name, slice(e.start, e.stop), e.shape, types.get(e.value_name, "float64"))
+            for e in self.layout.entries
+        }
 
     @property
     def params(self) -> dict[str, FloatArray]:
@@ -74,66 +163,77 @@ class Approximation:
 
     @property
     def shared_params(self) -> dict[str, Any]:
-        """Parameters by name, as PyTensor shared variables that hold their present values."""
-        return {name: self._variable(name, value) for name, value in self.params.items()}
+        """Parameters by name, as PyTensor shared variables. ``set_value`` changes the approximation."""
+        return {name: self._shared[name] for name in self.params}
+
+    @property
+    def histogram(self) -> Any:
+        """The draws ``(n, d)`` that an empirical approximation consists of, as a PyTensor shared variable."""
+        if "histogram" not in self.params:
+            raise AttributeError(f"{type(self.family).__name__} has no histogram; it has {', '.join(self.params)}")
+        return self.shared_params["histogram"]
 
     @property
     def mean(self) -> Any:
         """Mean ``(d,)`` of the unconstrained vector, as a PyTensor variable."""
-        return self._variable("mean", self.family.mean(self.theta))
+        return self._shared["mean"]
 
     @property
     def std(self) -> Any:
         """Standard deviations ``(d,)`` of the unconstrained vector, as a PyTensor variable."""
-        return self._variable("std", self.family.std(self.theta))
+        return self._shared["std"]
 
     @property
     def cov(self) -> Any:
         """Covariance ``(d, d)`` of the unconstrained vector, as a PyTensor variable."""
-        return self._variable("cov", self.family.cov(self.theta))
-
-    def _variable(self, name: str, value: FloatArray) -> Any:
-        """The one shared variable of a name, holding its present value."""
-        if name not in self._shared:
-            self._shared[name] = pytensor.shared(np.array(value), name=name)
-        return self._shared[name]
+        return self._shared["cov"]
 
     def update(self, theta: FloatArray, losses: FloatArray) -> None:
         """Take over new parameters ``(p,)`` and the losses of the steps that led to them, ``(steps,)``."""
+        total = len(self._hist) + len(losses)
+        if total > len(self._losses):  # twice as long, for a copy of all losses only now and then
+            self._losses = np.concatenate([self._hist, np.empty(max(len(losses), len(self._hist)))])
+        self._losses[total - len(losses) : total] = losses
+        self._hist = self._losses[:total]
         self.theta = theta
-        self.hist = np.append(self.hist, losses)
-        values = {"mean": self.family.mean, "std": self.family.std, "cov": self.family.cov}
-        params = self.params
-        for name, variable in self._shared.items():
-            value = values[name](theta) if name in values else params[name]
-            variable.set_value(np.array(value), borrow=True)
 
     @property
     def mean_data(self) -> xr.Dataset:
-        """Posterior means of the constrained variables with their coordinates, from 10,000 draws."""
-        return self._posterior().mean(("chain", "draw"))
+        """Means of the unconstrained values by their names, such as ``sigma_log__``. For the variables: ``state``."""
+        return sampling.unconstrained_dataset(self.layout, self.model, self.family.mean(self.theta))
 
     @property
     def std_data(self) -> xr.Dataset:
-        """Posterior standard deviations of the constrained variables with their coordinates, from 10,000 draws."""
-        return self._posterior().std(("chain", "draw"))
+        """Standard deviations of the unconstrained values by their names. For the variables: ``state``."""
+        return sampling.unconstrained_dataset(self.layout, self.model, self.family.std(self.theta))
 
-    def _posterior(self) -> xr.Dataset:
-        return self.sample(10_000, random_seed=0)["posterior"].to_dataset()
+    @property
+    def state(self) -> VIState:
+        """Means and standard deviations of the variables in their own space, from 10,000 draws of a fixed seed."""
+        function = self._draw_function()
+        found = sampling.moments(self._blocks(_STATE_DRAWS, 0))
+        mean, std = (
+            sampling.constrained_dataset(values, function, sampling.coordinates(self.layout, self.model))
+            for values in found
+        )
+        if self.include_transformed:
+            own = {e.value_name for e in self.layout.entries if e.value_name != e.name}
+            mean = mean.merge(self.mean_data[sorted(own)])
+            std = std.merge(self.std_data[sorted(own)])
+        return VIState(mean, std)
 
     def sample_unconstrained(self, draws: int, random_seed: int | None = None) -> FloatArray:
         """Draws ``(draws, d)`` of the unconstrained vector."""
         return self.family.draw(self.theta, self._noise(draws, random_seed))
 
     def _noise(self, draws: int, random_seed: int | None) -> FloatArray:
-        if isinstance(draws, bool) or not isinstance(draws, int | np.integer):
-            raise ArgumentTypeError(f"draws={draws!r} is of type {type(draws).__name__}; give an int of at least 1")
-        if draws < 1:
-            raise ArgumentError(f"draws={draws} is not allowed; give an int of at least 1")
-        return keyed_generator(as_seed(random_seed), "sample").standard_normal((int(draws), self.family.noise_dim))
+        generator = keyed_generator(as_seed(random_seed), "sample")
+        return generator.standard_normal((check_draws(draws), self.family.noise_dim))
 
-    def sample(self, draws: int = 500, random_seed: int | None = None) -> xr.DataTree:
-        """Draw from the approximation.
+    def sample(
+        self, draws: int = 500, random_seed: int | None = None, return_inferencedata: bool = True, store: Any = None
+    ) -> Any:
+        """Draw from the approximation. Variables that depend on a batch are left out: they have no full length.
 
         Parameters
         ----------
@@ -141,37 +241,147 @@ class Approximation:
             Number of draws.
         random_seed : int, optional
             The same seed gives the same draws; fresh ones by default.
+        return_inferencedata : bool
+            If False, return PyMC's ``MultiTrace``, which has the unconstrained values too.
+        store : path, URL or Zarr store, optional
+            Write the draws there, where nothing is yet, without ever holding more than 64 MB of them.
 
         Returns
         -------
         xarray.DataTree
-            Group ``posterior`` with dimensions ``chain`` (1) and ``draw``, coordinates of the model kept.
-
-        Examples
-        --------
-        >>> approx.sample(1_000, random_seed=1).posterior["mu"].mean()  # doctest: +SKIP
+            Group ``posterior`` with dimensions ``chain`` (1) and ``draw``, coordinates of the model kept. It is read
+            lazily from the store, if there is one.
         """
-        from arviz_base import from_dict
+        check_draws(draws)
+        if not return_inferencedata:
+            if store is not None:
+                raise ArgumentError("a MultiTrace is in memory; leave out store or return_inferencedata=False")
+            return sampling.to_multitrace(
+                sampling.collected(self._blocks(draws, random_seed), draws), self._model(), self.layout
+            )
+        blocks = self._blocks(draws, random_seed)
+        if store is None:
+            return self._tree(sampling.collected(blocks, draws))
+        from dvi.persistence.posterior import write_posterior
 
-        Z = self.sample_unconstrained(draws, random_seed)
-        function = self._draw_function()
-        parts = [function(Z[i : i + _DRAWS_AT_ONCE]) for i in range(0, len(Z), _DRAWS_AT_ONCE)]
-        posterior = {name: np.concatenate([p[name] for p in parts])[None] for name in function.names}
-        tree: xr.DataTree = from_dict({"posterior": posterior}, dims=function.dims, coords=self._coords(function))
-        tree["posterior"].attrs |= {"inference_library": "dvi", "inference_method": self.run.get("method", "")}
-        return tree
+        return write_posterior(store, (self._tree(block)["posterior"].to_dataset() for block in blocks))
+
+    def _blocks(self, draws: int, random_seed: object) -> Iterator[Block]:
+        generator = keyed_generator(as_seed(random_seed), "sample")
+        return draw_blocks(self.family, self.theta, self._draw_function(), draws, generator)
+
+    def _tree(self, block: Block) -> xr.DataTree:
+        return sampling.to_tree(
+            block, self._draw_function(), sampling.coordinates(self.layout, self.model), self.run.get("method", "")
+        )
 
     def _draw_function(self) -> DrawFunction:
         if self._draws is None:
             self._draws = layout_draws(self.layout) if self.model is None else model_draws(self.model, self.layout)
         return self._draws
 
-    def _coords(self, function: DrawFunction) -> dict[str, Any]:
-        used = {d for dims in function.dims.values() for d in dims}
-        known: dict[str, Any] = dict(self.layout.coords)
-        if self.model is not None:
-            known |= {k: v for k, v in self.model.coords.items() if v is not None}
-        return {k: np.asarray(v) for k, v in known.items() if k in used}
+    def _model(self) -> pm.Model:
+        if self.model is None:
+            raise ModelError("this needs the model; load the approximation with model=")
+        return self.model
+
+    def sample_node(
+        self,
+        node: Any,
+        size: Any = None,
+        deterministic: Any = False,
+        more_replacements: Any = None,
+        random_seed: int | None = None,
+    ) -> Any:
+        """Expressions of the variables of the model, as PyTensor variables that draw anew whenever they are evaluated.
+
+        They follow the approximation when it is fitted further. Observed variables stay random.
+
+        Parameters
+        ----------
+        node : Variable or list of Variable
+            All of a list see the same draws.
+        size : int or scalar Variable, optional
+            Draws, along a new leading axis; by default one, without that axis.
+        deterministic : bool or scalar Variable
+            Take the mean of the unconstrained vector in place of draws.
+        more_replacements : dict, optional
+            Variables to replace first, with variables or arrays: data, Minibatch variables (by any number of rows),
+            free variables.
+        random_seed : int, optional
+            The same seed gives the same sequence of draws; fresh ones by default.
+
+        Examples
+        --------
+        >>> approx.sample_node(x @ beta, size=100, more_replacements={x: x_new}).eval()  # doctest: +SKIP
+        """
+        nodes = list(node) if isinstance(node, list | tuple) else [node]
+        seed = as_seed(random_seed)
+        draws = symbolic_draws(self.family, self._shared["theta"], 1 if size is None else size, deterministic, seed)
+        found = sampled(
+            self._model(), self.layout, nodes, draws.Z, single=size is None, replacements=more_replacements, seed=seed
+        )
+        return found if isinstance(node, list | tuple) else found[0]
+
+    def _one_draw(self) -> SymbolicDraws:
+        if self._symbolic is None:
+            self._symbolic = symbolic_draws(self.family, self._shared["theta"], 1, False, as_seed(None))
+        return self._symbolic
+
+    @property
+    def symbolic_random(self) -> Any:
+        """Draws ``(1, d)`` of the unconstrained vector, other ones at every evaluation, as a PyTensor variable."""
+        return self._one_draw().Z
+
+    def rslice(self, name: str) -> Any:
+        """The unconstrained value of one variable in ``symbolic_random``, a PyTensor variable ``(1, *shape)``.
+
+        :meth:`set_size_and_deterministic` makes it ``(size, *shape)``.
+        """
+        e, Z = self.layout.entry(name), self.symbolic_random
+        return Z[:, e.start : e.stop].reshape((Z.shape[0], *e.shape))
+
+    @property
+    def logq(self) -> Any:
+        """Mean log density of the draws in ``symbolic_random``, a scalar PyTensor variable."""
+        return LogDensity(self.family)(self._shared["theta"], self._one_draw().eps).mean()
+
+    @property
+    def logp(self) -> Any:
+        """Mean log joint density of the full data at the draws in ``symbolic_random``, a scalar PyTensor variable."""
+        return LogJoint(self._full_logp())(self.symbolic_random).mean()
+
+    def set_size_and_deterministic(self, node: Any, s: Any, d: Any, more_replacements: Any = None) -> Any:
+        """Expressions of ``symbolic_random``, ``logq``, ``logp`` or ``rslice`` with ``s`` draws, or the mean if ``d``.
+
+        Examples
+        --------
+        >>> approx.set_size_and_deterministic(approx.logp - approx.logq, 100, False).eval()  # doctest: +SKIP
+        """
+        nodes = list(node) if isinstance(node, list | tuple) else [node]
+        old, new = self._one_draw(), symbolic_draws(self.family, self._shared["theta"], s, d, as_seed(None))
+        found = rebuilt(nodes, {**(more_replacements or {}), old.eps: new.eps, old.Z: new.Z})
+        return found if isinstance(node, list | tuple) else found[0]
+
+    def elbo(self, draws: int = 1000, random_seed: int | None = None) -> ElboEstimate:
+        """Estimate the ELBO on the full data, every row of which is read once.
+
+        Parameters
+        ----------
+        draws : int
+        random_seed : int, optional
+
+        Returns
+        -------
+        ElboEstimate
+            ``value`` and ``standard_error``; ``float()`` gives the value.
+        """
+        return estimate_elbo(self.family, self.theta, self._noise(draws, random_seed), self._full_logp())
+
+    def _full_logp(self) -> Callable[[FloatArray], FloatArray]:
+        if self.evaluator is None:
+            self.evaluator = log_joint(self._model())
+        return self.evaluator
 
     def save(self, store: Any, *, overwrite: bool = False) -> None:
         """Save to a Zarr group that ArviZ, xarray and :func:`dvi.load` read. Whole or absent; no pickle.
@@ -185,18 +395,3 @@ class Approximation:
         from dvi.persistence import save
 
         save(self, store, overwrite=overwrite)
-
-
-def as_seed(random_seed: object) -> int:
-    """Return a seed as a non-negative int: fresh for None, drawn from a generator, or the int itself."""
-    if random_seed is None:
-        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
-    if isinstance(random_seed, np.random.Generator):
-        return int(random_seed.integers(2**63))
-    if isinstance(random_seed, bool) or not isinstance(random_seed, int | np.integer):
-        raise ArgumentTypeError(
-            f"random_seed={random_seed!r} is of type {type(random_seed).__name__}; give an int or None"
-        )
-    if random_seed < 0:
-        raise ArgumentError(f"random_seed={random_seed} is negative; give an int of at least 0")
-    return int(random_seed)

@@ -28,7 +28,18 @@ _BAR_SECONDS = 0.2  # between two refreshes
 _NOTEBOOK_SECONDS = 0.5
 _LINE_SECONDS = 10.0
 _SPEED_SECONDS = 30.0  # over which speeds are averaged
-_ELBO_PART = 20  # the ELBO shown is the mean over the last 1/20 of the steps
+_PART = 20  # what is shown is the mean over the last 1/20 of the steps
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What is shown of the history of losses: its name, and the sign that makes it of a loss."""
+
+    name: str
+    sign: int
+
+
+ELBO = Measure("ELBO", -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +52,8 @@ class Status:
         Steps done.
     total : int, optional
         Steps to do; None for a fit that goes on until it is stopped.
-    elbo : float, optional
-        Mean over the last twentieth of the steps.
+    value : float, optional
+        Mean over the last twentieth of the steps of what is shown.
     seconds : float
         Time since the start.
     step_rate, row_rate : float, optional
@@ -53,11 +64,13 @@ class Status:
         Lanes, and the processes that evaluate them.
     running : bool
         Whether more is to come.
+    measure : str
+        Name of the value.
     """
 
     steps: int
     total: int | None
-    elbo: float | None = None
+    value: float | None = None
     seconds: float = 0.0
     step_rate: float | None = None
     row_rate: float | None = None
@@ -65,6 +78,7 @@ class Status:
     n_lanes: int = 0
     n_hosts: int = 0
     running: bool = True
+    measure: str = "ELBO"
 
     def count(self) -> str:
         """Steps done and to do.
@@ -99,9 +113,9 @@ class Status:
         >>> Status(1_500, 10_000, -1234.5, step_rate=100.0, row_rate=8e5, epoch=1.25, n_lanes=4, n_hosts=1).details()
         'ELBO -1,234.5, 100 steps/s, 800k rows/s, epoch 1.25, 4 lanes on 1 host'
         """
-        if self.elbo is None:
+        if self.value is None:
             return "preparing"
-        parts = [f"ELBO {self.elbo:,.7g}"]
+        parts = [f"{self.measure} {self.value:,.7g}"]
         if self.step_rate is not None:
             parts.append(f"{_short(self.step_rate)} steps/s")
         if self.row_rate is not None and self.epoch is not None:
@@ -148,12 +162,14 @@ class Progress:
         enabled: bool = True,
         n_rows: int = 0,
         n_lanes: int = 0,
+        measure: Measure = ELBO,
         console: Console | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._total = total
         self._n_rows = n_rows
         self._n_lanes = n_lanes
+        self._measure = measure
         self._clock = clock
         self._display = _choose(console or Console(stderr=True)) if enabled else None
         self._steps = self._rows = self._n_hosts = 0
@@ -219,7 +235,8 @@ class Progress:
         return Status(
             steps=self._steps,
             total=self._total,
-            elbo=None if self._hist is None or not len(self._hist) else _recent_elbo(self._hist),
+            value=None if self._hist is None or not len(self._hist) else self._measure.sign * _recent_loss(self._hist),
+            measure=self._measure.name,
             seconds=now - self._start,
             step_rate=step_rate,
             row_rate=row_rate,
@@ -355,8 +372,8 @@ class _Card:
         )
 
 
-def _recent_elbo(hist: FloatArray) -> float:
-    return -float(np.mean(hist[-max(1, len(hist) // _ELBO_PART) :]))
+def _recent_loss(hist: FloatArray) -> float:
+    return float(np.mean(hist[-max(1, len(hist) // _PART) :]))
 
 
 def _short(number: float) -> str:

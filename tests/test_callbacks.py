@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pymc as pm
+import pytensor
 import pytest
+from pymc.variational import callbacks as pymc_callbacks
 
 import dvi
 from dvi.callbacks import Callback, CheckParametersConvergence, Tracker
@@ -177,6 +179,48 @@ def test_parameters_that_are_not_finite_have_not_converged() -> None:
 def test_settings_that_are_not_allowed(settings: dict[str, Any]) -> None:
     with pytest.raises(ArgumentError, match=next(iter(settings))):
         CheckParametersConvergence(**settings)
+
+
+@pytest.mark.parametrize("diff", ["relative", "absolute"])
+@pytest.mark.parametrize("ord", [1, 2, np.inf])
+def test_it_takes_the_approximations_of_pymc(diff: Any, ord: float) -> None:
+    class Theirs:
+        params = (pytensor.shared(np.array([1.0, 2.0])), pytensor.shared(np.array([[3.0]])))
+
+    check = CheckParametersConvergence(every=1, diff=diff, ord=ord)
+    check(Theirs(), losses(1), 1)  # type: ignore[arg-type]
+    with pytest.raises(StopIteration):
+        check(Theirs(), losses(10), 10)  # type: ignore[arg-type]
+    Theirs.params[1].set_value(np.array([[4.0]]))
+    check(Theirs(), losses(11), 11)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ord", [1, 2, np.inf])
+@pytest.mark.parametrize("diff", ["relative", "absolute"])
+@pytest.mark.parametrize("every", [1, 7])
+def test_it_ends_a_fit_where_that_of_pymc_does(diff: Any, ord: float, every: int) -> None:
+    """Given what both read: parameters as shared variables."""
+    theirs = pymc_callbacks.CheckParametersConvergence(every=every, diff=diff, ord=ord, tolerance=1e-2)
+    ours = CheckParametersConvergence(every=every, diff=diff, ord=ord, tolerance=1e-2)
+    variable = pytensor.shared(np.zeros(2))
+    ends = {}
+    for name, check in (("theirs", theirs), ("ours", ours)):
+        for i in range(0, 500 * every, every):
+            variable.set_value(np.array([1.0, -2.0]) + 0.97 ** (i / every))
+            try:
+                check(SimpleNamespace(params=[variable]), losses(1), i)
+            except StopIteration:
+                ends[name] = i
+                break
+    assert ends["ours"] == ends["theirs"] > 10 * every
+
+
+def test_reprs_say_what_they_do() -> None:
+    tracker = Tracker(loss=lambda a, h, i: h[-1], step=lambda a, h, i: i)
+    tracker(approx(), losses(1), 1)
+    assert repr(tracker) == "Tracker(loss, step; 1 values each)"
+    check = CheckParametersConvergence(every=5, diff="absolute", ord=2)
+    assert repr(check) == "CheckParametersConvergence(every=5, tolerance=0.001, diff='absolute', ord=2.0)"
 
 
 # In a fit

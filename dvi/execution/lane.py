@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from dvi.data.picks import Picks
 from dvi.data.plan import Plan, default_block_rows, default_lanes, default_pool_chunks
 from dvi.data.source import Source
 from dvi.data.stream import Block, Stream
@@ -27,37 +30,72 @@ class LaneTerm:
     source: Source
     plan: Plan
     program: Program
+    picks: Picks
+    seed: int  # of the picks
+
+    def picked(self, block: Block, step: int) -> Block:
+        """What a step takes of some rows, where it takes a part of other axes too."""
+        return self.picks.apply(block, step, self.seed)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What has to be the same for the same bits, beside seed and data."""
+        return {**self.plan.settings, "picks": self.picks.settings}
+
+
+PRIOR = -1  # the term of a leaf that evaluates the prior
 
 
 class Leaf(NamedTuple):
-    """One lane of one term: a leaf of the summation tree."""
+    """One lane of one term at one block of the draws: a leaf of the summation tree."""
 
     term: int
     lane: int
+    block: int
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """All data terms of a fit."""
+    """All that is evaluated at the draws of a step.
+
+    Parameters
+    ----------
+    terms : tuple of LaneTerm
+    prior : Program, optional
+        Evaluated beside the data terms where draws are many, so that hosts share it; else beside the optimizer.
+    blocks : int
+        Parts into which the draws of a round are cut; more than one for particles, which are many.
+    """
 
     terms: tuple[LaneTerm, ...]
+    prior: Program | None = None
+    blocks: int = 1
 
-    @property
+    @cached_property
     def leaves(self) -> tuple[Leaf, ...]:
         """Leaves of the summation tree in their fixed order."""
-        return tuple(Leaf(t, lane) for t, term in enumerate(self.terms) for lane in range(term.plan.lanes))
+        lanes = [(t, lane) for t, term in enumerate(self.terms) for lane in range(term.plan.lanes)]
+        if self.prior is not None:
+            lanes.append((PRIOR, 0))
+        return tuple(Leaf(*lane, block) for lane in lanes for block in range(self.blocks))
+
+    def part(self, leaf: Leaf, n_draws: int) -> slice:
+        """The draws that a leaf evaluates."""
+        return slice(n_draws * leaf.block // self.blocks, n_draws * (leaf.block + 1) // self.blocks)
 
     def chunks(self, leaves: range) -> list[tuple[int, int]]:
         """Term and chunk of everything that some leaves read."""
-        owned = [self.leaves[i] for i in leaves]
-        return [(leaf.term, int(c)) for leaf in owned for c in self.terms[leaf.term].plan.chunks(leaf.lane)]
+        owned = dict.fromkeys(self.leaves[i][:2] for i in leaves if self.leaves[i].term != PRIOR)
+        return [(term, int(c)) for term, lane in owned for c in self.terms[term].plan.chunks(lane)]
 
     def empty(self, round: Round) -> Evaluation:
         """The evaluation of no rows."""
         return Evaluation(np.zeros(len(round.Z)), np.zeros(round.Z.shape), 0)
 
 
-def plan_problem(terms: tuple[DataTerm, ...], lanes: int | None, seed: int) -> Problem:
+def plan_problem(
+    terms: tuple[DataTerm, ...], lanes: int | None, seed: int, prior: Program | None = None, blocks: int = 1
+) -> Problem:
     """Data terms with the plan of a run: which rows each step reads, in how many lanes.
 
     Parameters
@@ -66,16 +104,20 @@ def plan_problem(terms: tuple[DataTerm, ...], lanes: int | None, seed: int) -> P
     lanes : int or None
         Lanes of every term; chosen from data and batch size by default.
     seed : int
+    prior, blocks
+        As in :class:`Problem`.
     """
     planned = []
     for term in terms:
-        source, batch_size = term.batch.source, term.batch.batch_size
+        batch = term.batch
+        source, batch_size = batch.source, batch.batch_size
         n_lanes = lanes or default_lanes(source.n_chunks, batch_size)
         pool_chunks = default_pool_chunks(source.chunk_nbytes, n_lanes)
         block_rows = default_block_rows(source.row_nbytes)
-        plan = Plan(source.starts, batch_size, n_lanes, pool_chunks, block_rows, seed)
-        planned.append(LaneTerm(term.names, source, plan, term.program))
-    return Problem(tuple(planned))
+        own = seed if batch.seed is None else batch.seed
+        plan = Plan(source.starts, batch_size, n_lanes, pool_chunks, block_rows, own)
+        planned.append(LaneTerm(term.names, source, plan, term.program, batch.picks, seed))
+    return Problem(tuple(planned), prior, blocks)
 
 
 class LaneEvaluator:
@@ -92,13 +134,26 @@ class LaneEvaluator:
         self._background = ThreadPoolExecutor(1, thread_name_prefix="dvi-read")
         self._streams = [Stream(term.source, term.plan, self._background) for term in problem.terms]
         self._kernels = [_compile(term) for term in problem.terms]
+        self._prior = None if problem.prior is None else compile_kernel(problem.prior)
 
     def evaluate(self, leaf: int, round: Round) -> Evaluation:
-        """Weighted sums of log likelihood and score over the rows of one leaf at one step."""
-        term, lane = self.leaves[leaf]
+        """Weighted sums of log likelihood and score over the rows of one leaf at one step; 0 at draws of others."""
+        place = self.leaves[leaf]
+        part = self.problem.part(place, len(round.Z))
+        found = self._evaluate(place, Round(round.step, round.Z[part]))
+        if self.problem.blocks == 1:
+            return found
+        loglik, score = np.zeros(len(round.Z)), np.zeros(round.Z.shape)
+        loglik[part], score[part] = found.loglik, found.score
+        return Evaluation(loglik, score, found.n_rows if place.block == 0 else 0)
+
+    def _evaluate(self, place: Leaf, round: Round) -> Evaluation:
+        if self._prior is not None and place.term == PRIOR:
+            return Evaluation(*self._prior(round.Z), 0)
+        term, lane, _ = place
         kernel, plan = self._kernels[term], self.problem.terms[term].plan
         loglik, score, n_rows = np.zeros(len(round.Z)), np.zeros(round.Z.shape), 0
-        for block in self._streams[term].blocks(round.step, lane):
+        for block in self._blocks(term, lane, round.step):
             value, gradient = kernel(round.Z, *block)
             loglik += value
             score += gradient
@@ -108,13 +163,17 @@ class LaneEvaluator:
         weight = plan.weight(lane)
         return Evaluation(weight * loglik, weight * score, n_rows)
 
+    def _blocks(self, term: int, lane: int, step: int) -> Iterator[Block]:
+        blocks, planned = self._streams[term].blocks(step, lane), self.problem.terms[term]
+        return (planned.picked(block, step) for block in blocks) if planned.picks.axes else blocks
+
     def check_rows_independent(self, leaf: int, Z: FloatArray) -> None:
         """Refuse a likelihood in which the value of a row depends on the other rows of its batch.
 
         Its sum over a block differs from the sum over the two halves of the block.
         """
-        term, lane = self.leaves[leaf]
-        block = tuple(array[:64] for array in next(self._streams[term].blocks(0, lane)))
+        term, lane, _ = self.leaves[leaf]
+        block = tuple(array[:64] for array in next(self._blocks(term, lane, 0)))
         n_rows, kernel = len(block[0]), self._kernels[term]
         whole = kernel(Z, *block)[0]
         halves = [kernel(Z, *(a[part] for a in block))[0] for part in (slice(n_rows // 2), slice(n_rows // 2, None))]
@@ -145,7 +204,7 @@ class LaneEvaluator:
         named, kernel = self.problem.terms[term], self._kernels[term]
         rows = named.plan.rows(round.step, lane)
         position = 0
-        for block in self._streams[term].blocks(round.step, lane):
+        for block in self._blocks(term, lane, round.step):
             found = first_bad_row(kernel, round.Z, block)
             if found is not None:
                 row = int(rows[position + found])
@@ -190,7 +249,8 @@ def _short(value: AnyArray) -> str:
 
 def _compile(term: LaneTerm) -> CompiledKernel:
     """Compile the kernel of a term and try it on two rows of zeros, in the layout that the stream hands out."""
-    example = tuple(np.zeros((2, *r.shape[1:]), dtype=r.dtype) for r in term.source.readers)
+    shapes = ((2, *term.picks.shape(r.shape)[1:]) for r in term.source.readers)
+    example = tuple(np.zeros(s, dtype=r.dtype) for s, r in zip(shapes, term.source.readers, strict=True))
     try:
         return compile_kernel(term.program, example)
     except (ValueError, IndexError, AssertionError) as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from dvi.execution.lane import LaneEvaluator, Problem
+from dvi.execution.lane import PRIOR, LaneEvaluator, Problem
 from dvi.execution.tree import Node, assign, combine, height
-from dvi.types import Evaluation, Report, Round, State, Training
+from dvi.types import Evaluation, Report, Round, State, StepInfo, Training, Work
 
 
 class ThreadsExecutor:
@@ -45,9 +46,14 @@ class ThreadsExecutor:
         seen = set()
         for i in range(self._n_leaves) if leaves is None else leaves:
             term = self.problem.leaves[i].term
-            if term not in seen:
-                self._evaluator.check_rows_independent(i, round.Z)
+            if term not in seen and term != PRIOR:
+                self._evaluator.check_rows_independent(i, round.Z[:1])
                 seen.add(term)
+
+    def map(self, work: Work) -> list[Any]:
+        """Results of the calls of some work, in order."""
+        run = self._pool.map if self._pool is not None else map
+        return list(run(lambda item: work.function(*work.shared, item), work.items))
 
     def partial(self, round: Round, leaves: range) -> dict[Node, Evaluation]:
         """The complete subtrees of some leaves."""
@@ -93,15 +99,36 @@ class ThreadsDriver:
         """Try the likelihood on the first rows before the first step."""
         self._executor.check(self._training.round(state))
 
+    def use(self, training: Training) -> None:
+        """Go on with another training of the same problem."""
+        self._training = training
+        training.prepare()
+
     def advance(self, state: State, n_steps: int) -> Report:
         """Run ``n_steps`` steps from a state."""
-        elbos, n_rows = np.empty(n_steps), 0
-        for i in range(n_steps):
-            evaluation = self._executor.evaluate(self._training.round(state))
-            state, info = self._training.apply(state, evaluation)
-            elbos[i] = info.elbo
-            n_rows += info.n_rows
-        return Report(state, elbos, n_rows)
+        objectives: list[float] = []
+        n_rows, interrupted = 0, False
+        last = state
+        try:
+            while len(objectives) < n_steps:
+                done, info = self._step(last)
+                objectives.append(info.objective)
+                last = done  # after the objective, so that an interruption in between loses the step, not its loss
+                n_rows += info.n_rows
+        except KeyboardInterrupt:
+            interrupted = True
+        return Report(last, np.array(objectives[: last.step - state.step]), n_rows, interrupted)
+
+    def _step(self, state: State) -> tuple[State, StepInfo]:
+        steps = self._training.step(state)
+        answer: Any = None
+        while True:
+            try:
+                request = steps.send(answer)
+            except StopIteration as done:
+                result: tuple[State, StepInfo] = done.value
+                return result
+            answer = self._executor.map(request) if isinstance(request, Work) else self._executor.evaluate(request)
 
     def close(self) -> None:
         """Stop the threads."""

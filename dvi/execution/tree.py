@@ -76,7 +76,13 @@ class Message:
 
     def unpack(self) -> dict[Node, Evaluation]:
         """Views of the array as evaluations."""
+        packed = aligned(self.packed)
         return {
-            node: Evaluation(self.packed[i, :, 0], self.packed[i, :, 1:], n)
+            node: Evaluation(packed[i, :, 0], packed[i, :, 1:], n)
             for i, (node, n) in enumerate(zip(self.nodes, self.n_rows, strict=True))
         }
+
+
+def aligned(array: FloatArray) -> FloatArray:
+    """The array itself, or a copy where it came off the wire at an odd address: sums run in another order there."""
+    return np.require(array, requirements=["C", "A"])

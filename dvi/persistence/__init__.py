@@ -113,10 +113,10 @@ def _read(target: Target) -> Approximation:
 
 
 def _check_model(model: pm.Model, layout: Layout, label: str) -> None:
-    from dvi.model.graph import split
+    from dvi.model.graph import layout_of
 
     if not hasattr(model, "free_RVs"):
         raise ArgumentTypeError(f"model={model!r} is of type {type(model).__name__}; give a pm.Model")
-    difference = split(model).layout.difference(layout)
+    difference = layout_of(model).difference(layout)
     if difference is not None:
         raise ArgumentError(f"model is not the one that {label} was fitted to: {difference}. Give that one, or none.")

@@ -68,27 +68,52 @@ def hierarchical_robust(folder: Any) -> pm.Model:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pm.Model]:
-    return {"logistic": logistic(), "robust": hierarchical_robust(tmp_path_factory.mktemp("flights"))}
+    folder = tmp_path_factory.mktemp("flights")
+    return {"logistic": logistic(), "robust": hierarchical_robust(folder), "ordinary": ordinary()}
 
 
 def digest(approx: dvi.Approximation) -> str:
     return hashlib.sha256(approx.theta.tobytes() + approx.hist.tobytes()).hexdigest()
 
 
+def ordinary() -> pm.Model:
+    """Without a Minibatch: everything is in the prior term."""
+    with pm.Model() as model:
+        pm.Normal("y", pm.Normal("mu", 0, 3, shape=2), 1.0, observed=np.random.default_rng(3).normal(size=(50, 2)))
+    return model
+
+
+def particles(n: int) -> dict[str, Any]:
+    return {"method": "svgd", "n": 10, "inf_kwargs": {"n_particles": n, "jitter": 0.5}}
+
+
+# Every method that has work of its own to share, by the model it is run on.
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "advi, logistic": ("logistic", {"n": 60}),
+    "advi, robust": ("robust", {"n": 60}),
+    "full rank, four draws": ("logistic", {"n": 40, "method": "fullrank_advi", "obj_n_mc": 4}),
+    "particles on minibatches": ("logistic", particles(300)),
+    "particles without": ("ordinary", particles(700)),
+}
+
+
 @pytest.fixture(scope="module")
 def alone(models: dict[str, pm.Model]) -> dict[str, str]:
     """What one thread gives."""
-    fits = {k: dvi.fit(60, model=m, random_seed=5, threads=1, lanes=4, progressbar=False) for k, m in models.items()}
-    assert all(term["lanes"] == 4 for fit in fits.values() for term in fit.run["lanes"])
-    return {k: digest(fit) for k, fit in fits.items()}
+    fits = {name: fit(models, name, threads=1) for name in METHODS}
+    assert all(term["lanes"] == 4 for approx in fits.values() for term in approx.run["lanes"])
+    return {name: digest(approx) for name, approx in fits.items()}
+
+
+def fit(models: dict[str, pm.Model], name: str, **where: Any) -> dvi.Approximation:
+    model, settings = METHODS[name]
+    return dvi.fit(model=models[model], random_seed=5, lanes=4, progressbar=False, **settings, **where)
 
 
 @pytest.mark.parametrize("name", PLACES)
 def test_the_bits_are_those_of_one_thread(name: str, models: dict[str, pm.Model], alone: dict[str, str]) -> None:
     with place(PLACES[name]) as where:
-        for kind, model in models.items():
-            again = dvi.fit(60, model=model, random_seed=5, lanes=4, progressbar=False, **where)
-            assert digest(again) == alone[kind], kind
+        assert {name: digest(fit(models, name, **where)) for name in METHODS} == alone
 
 
 @pytest.mark.parametrize("name", ["two threads", "two workers in this process"])

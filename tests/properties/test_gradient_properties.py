@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dvi
+from dvi.data.picks import Picks
 from dvi.data.plan import Plan
 from dvi.execution.lane import LaneEvaluator, LaneTerm, Problem, plan_problem
 from dvi.execution.tree import combine, height
@@ -54,7 +55,7 @@ def with_layout(evaluator: LaneEvaluator, lengths: list[int], batch_size: int, l
     starts = np.append(0, np.cumsum(lengths))
     plan = Plan(starts, batch_size, lanes, 2, 7, 5)
     source = type(term.source)(term.source.names, term.source.readers, starts)
-    return LaneEvaluator(Problem((LaneTerm(term.names, source, plan, term.program),)))
+    return LaneEvaluator(Problem((LaneTerm(term.names, source, plan, term.program, Picks(), 0),)))
 
 
 @st.composite

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -13,8 +14,8 @@ from distributed.protocol.serialize import to_serialize
 
 from dvi.execution.lane import Problem, tune_allocator
 from dvi.execution.threads import ThreadsExecutor
-from dvi.execution.tree import Message, Node, combine, height
-from dvi.types import AnyArray, Evaluation, FloatArray, Report, Round, State, Training
+from dvi.execution.tree import Message, Node, aligned, assign, combine, height
+from dvi.types import AnyArray, Evaluation, FloatArray, Report, Round, State, StepInfo, Training, Work
 
 START_SECONDS = 600.0  # to compile and to read the first rows
 STEP_SECONDS = 30.0  # or SLOWER times the slowest step so far, after which a host that does not answer is given up
@@ -69,6 +70,12 @@ class LaneHost:
         assert self._executor is not None
         return Message.pack(self._executor.partial(Round(step, np.array(Z)), self._leaves))
 
+    def map(self, work: Work) -> list[Any]:
+        """Results of the calls of some work, in order."""
+        assert self._executor is not None
+        shared = tuple(aligned(x) if isinstance(x, np.ndarray) else x for x in work.shared)
+        return self._executor.map(replace(work, shared=shared))
+
     def close(self) -> None:
         """Stop reading ahead."""
         if self._executor is not None:
@@ -98,6 +105,11 @@ class ParameterServer:
         self._slowest = START_SECONDS / SLOWER  # seconds of a step; a guess before the first
         self._timed = False
 
+    def use(self, training: bytes) -> None:
+        """Go on with another training."""
+        self._training = cloudpickle.loads(training)
+        self._training.prepare()
+
     def prepare(self) -> None:
         """Compile the prior term."""
         self._training.prepare()
@@ -113,64 +125,87 @@ class ParameterServer:
         self._state = state if state is not None else self._state
         if self._state is None or self._state.step != step:
             raise RuntimeError(f"the server is not at step {step}")
-        elbos: list[float] = []
+        objectives: list[float] = []
         n_rows = 0
         lost: tuple[str, ...] = ()
         failure: Exception | None = None
         self._running = True
         try:
-            while len(elbos) < n_steps and not lost and not self._stopping:
-                evaluation, lost = await self._ask(self._training.round(self._state), hosts)
-                if evaluation is not None:
-                    self._state, info = self._training.apply(self._state, evaluation)
-                    elbos.append(info.elbo)
-                    n_rows += info.n_rows
+            while len(objectives) < n_steps and not self._stopping:
+                self._state, info = await self._step(self._state, hosts)
+                objectives.append(info.objective)
+                n_rows += info.n_rows
+        except _LostError as error:
+            lost = error.addresses
         except Exception as error:
             failure = error
         finally:
             self._running = False
-        return Block(Report(self._state, np.array(elbos), n_rows), lost, failure)
+        return Block(Report(self._state, np.array(objectives), n_rows), lost, failure)
 
-    async def _ask(self, round: Round, hosts: dict[str, str]) -> tuple[Evaluation | None, tuple[str, ...]]:
+    async def _step(self, state: State, hosts: dict[str, str]) -> tuple[State, StepInfo]:
+        steps = self._training.step(state)
+        answer: Any = None
+        while True:
+            try:
+                request = steps.send(answer)
+            except StopIteration as done:
+                result: tuple[State, StepInfo] = done.value
+                return result
+            if isinstance(request, Work):
+                answer = await self._share(request, hosts)
+            else:
+                messages = await self._ask(dict.fromkeys(hosts, ("evaluate", (request.step, request.Z))), hosts)
+                nodes: dict[Node, Evaluation] = {}
+                for message in messages:
+                    nodes |= message.unpack()
+                answer = combine(nodes, self._n_leaves)[height(self._n_leaves), 0]
+
+    async def _share(self, work: Work, hosts: dict[str, str]) -> list[Any]:
+        """Results of some work, of which every host does a run."""
+        calls = {}
+        for address, run in zip(hosts, assign(len(work.items), [1] * len(hosts)), strict=True):
+            if len(run):
+                calls[address] = ("map", (replace(work, items=work.items[run.start : run.stop]),))
+        return [result for results in await self._ask(calls, hosts) for result in results]
+
+    async def _ask(self, calls: dict[str, tuple[str, tuple[Any, ...]]], hosts: dict[str, str]) -> list[Any]:
+        """Answers to a call of each host, in order; _LostError that names all hosts that do not answer."""
         worker, started = get_worker(), time.monotonic()
         patience = max(STEP_SECONDS, SLOWER * self._slowest)
-        calls = (_evaluate(worker, address, key, round, patience) for address, key in hosts.items())
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        lost = []
-        nodes: dict[Node, Evaluation] = {}
-        for address, answer in zip(hosts, answers, strict=True):
-            if isinstance(answer, _LostError):
-                lost.append(address)
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                nodes |= answer.unpack()
+        pending = (_call(worker, address, hosts[address], *call, patience) for address, call in calls.items())
+        answers = await asyncio.gather(*pending, return_exceptions=True)
+        lost = [a for answer in answers if isinstance(answer, _LostError) for a in answer.addresses]
         if lost:
-            return None, tuple(lost)
+            raise _LostError(*lost)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
         elapsed = time.monotonic() - started
         self._slowest = max(elapsed, self._slowest if self._timed else 0.0)
         self._timed = True
-        return combine(nodes, self._n_leaves)[height(self._n_leaves), 0], ()
+        return answers
 
 
 class _LostError(Exception):
-    """A host that cannot be reached, does not answer in time, or has forgotten its actor."""
+    """Hosts that cannot be reached, do not answer in time, or have forgotten their actors."""
+
+    def __init__(self, *addresses: str) -> None:
+        super().__init__(*addresses)
+        self.addresses = addresses
 
 
-async def _evaluate(worker: Worker, address: str, key: str, round: Round, seconds: float) -> Message:
-    """Ask the host on another worker for its evaluation.
+async def _call(worker: Worker, address: str, key: str, method: str, arguments: tuple[Any, ...], seconds: float) -> Any:
+    """Ask the host on another worker.
 
     Spoken in the protocol of actors but not through :class:`distributed.Actor`, which waits for a lost actor's future
     instead of failing.
     """
-    call = worker.rpc(address).actor_execute(
-        actor=key, function="evaluate", args=[to_serialize(round.step), to_serialize(round.Z)]
-    )
+    call = worker.rpc(address).actor_execute(actor=key, function=method, args=[to_serialize(a) for a in arguments])
     try:
         answer = await asyncio.wait_for(call, seconds)
     except Exception as error:
         raise _LostError(address) from error
     if answer["status"] != "OK":
         raise answer["exception"]
-    message: Message = answer["result"]
-    return message
+    return answer["result"]

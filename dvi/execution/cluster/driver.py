@@ -62,9 +62,10 @@ class ClusterDriver:
         self._problem_bytes = cloudpickle.dumps(problem)
         self._hosts: dict[str, _Placed] = {}
         self._server: _Placed | None = None
-        self._at: int | None = None  # step of the server's own state
+        self._at: State | None = None  # the server's own state
         self._looked = 0.0
         self._missing = True  # whether lanes have to be given out again
+        self._interrupted = False
         self._trouble = "no worker had a lane"
 
     @property
@@ -75,11 +76,21 @@ class ClusterDriver:
         """Place actors, compile, and try the likelihood on the first rows."""
         self._place(state)
 
+    def use(self, training: Training) -> None:
+        """Go on with another training of the same problem."""
+        self._training, self._training_bytes, self._at = training, cloudpickle.dumps(training), None
+        if self._server is not None:
+            try:
+                self._await(self._server.actor.use(self._training_bytes), self._server.address, START_SECONDS)
+            except _LOST as error:
+                self._note("the parameter server went away", self._server.address, error)
+                self._server = None
+
     def advance(self, state: State, n_steps: int) -> Report:
         """Run ``n_steps`` steps from a state, healing what is lost on the way."""
-        elbos: list[FloatArray] = []
+        objectives: list[FloatArray] = []
         n_rows, target, fruitless = 0, state.step + n_steps, 0
-        while state.step < target:
+        while state.step < target and not self._interrupted:
             self._place(state)
             block = self._run(state, target - state.step)
             fruitless = 0 if block is not None and block.report.state.step > state.step else fruitless + 1
@@ -91,30 +102,40 @@ class ClusterDriver:
             if block is None:
                 continue
             state = block.report.state
-            elbos.append(block.report.elbos)
+            objectives.append(block.report.objectives)
             n_rows += block.report.n_rows
             for address in block.lost:
                 self._note("the lane host went away", address, f"step {state.step}")
                 self._forget(address)
-        return Report(state, np.concatenate(elbos), n_rows)
+        return Report(state, np.concatenate(objectives or [np.empty(0)]), n_rows, self._interrupted)
 
     def _run(self, state: State, n_steps: int) -> Block | None:
         """A block of steps from the server, or None if the server is lost."""
         if self._server is None or self._missing:
             time.sleep(0.1)
             return None
-        sent = None if self._at == state.step else state
+        sent = None if self._at is state else state
         hosts = {address: str(placed.actor.key) for address, placed in self._hosts.items() if len(placed.leaves)}
         try:
             call = self._server.actor.run(sent, state.step, hosts, n_steps)
-            block: Block = self._await(call, self._server.address, math.inf)
+            block = self._finished(call, self._server)
         except _LOST as error:
             self._note("the parameter server went away", self._server.address, f"step {state.step}: {error}")
             self._server, self._at = None, None
             return None
         if block.error is not None:
             raise block.error
-        self._at = block.report.state.step
+        self._at = block.report.state
+        return block
+
+    def _finished(self, call: Any, server: _Placed) -> Block:
+        """The block that the server was asked for, or as much of it as was done when the user interrupted."""
+        try:
+            block: Block = self._await(call, server.address, math.inf)
+        except KeyboardInterrupt:
+            self._interrupted = True
+            self._await(server.actor.close(), server.address, STEP_SECONDS)
+            block = self._await(call, server.address, STEP_SECONDS)
         return block
 
     def _await(self, call: Any, address: str, seconds: float) -> Any:
