@@ -1,6 +1,6 @@
 # Every target needs only git, make, and Python 3.12 to 3.14 or uv: .ci/venv makes .venv and installs into it.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format typecheck bench lock clean
+.PHONY: help demo test lint format typecheck gate bench lock clean
 .DELETE_ON_ERROR:
 
 BIN := .venv/bin
@@ -29,6 +29,9 @@ format: $(INSTALLED) ## Repair what lint can repair
 
 typecheck: $(INSTALLED) ## Check types
 	$(BIN)/mypy --strict dvi
+
+gate: $(INSTALLED) ## Recover exactly known posteriors with 32 seeds: tests/statistical/test_gate.py
+	DVI_GATE_SEEDS=32 $(BIN)/python -m pytest tests/statistical/test_gate.py --override-ini timeout=0 $(ARGS)
 
 bench: $(INSTALLED) ## Run the benchmarks: tests/benchmarks/bench_*.py
 	$(BIN)/python -m pytest tests/benchmarks --override-ini python_files='bench_*.py' \

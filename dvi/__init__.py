@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dvi import callbacks
     from dvi.approximation import Approximation
     from dvi.data.ingest import ingest
+    from dvi.diagnostics import Diagnosis, diagnose
     from dvi.fitting import Inference
     from dvi.groups import Empirical, FullRank, Group, LowRank, MeanField, Structured
     from dvi.inference import schedules
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from dvi.model.minibatch import Minibatch, Potential
     from dvi.persistence import load
     from dvi.plots import plot_elbo
+    from dvi.prediction import log_likelihood, predict
     from dvi.svgd import ASVGD, SVGD
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "NFVI",
     "SVGD",
     "Approximation",
+    "Diagnosis",
     "Empirical",
     "FullRank",
     "FullRankADVI",
@@ -62,15 +65,18 @@ __all__ = [
     "apply_momentum",
     "apply_nesterov_momentum",
     "callbacks",
+    "diagnose",
     "errors",
     "evaluating",
     "fit",
     "ingest",
     "load",
+    "log_likelihood",
     "momentum",
     "nesterov_momentum",
     "norm_constraint",
     "plot_elbo",
+    "predict",
     "rmsprop",
     "schedules",
     "sgd",
@@ -81,6 +87,7 @@ __all__ = [
 _HOMES = {
     "dvi.approximation": ("Approximation",),
     "dvi.data.ingest": ("ingest",),
+    "dvi.diagnostics": ("Diagnosis", "diagnose"),
     "dvi.fitting": ("Inference",),
     "dvi.groups": (
         "Empirical",
@@ -123,6 +130,7 @@ _HOMES = {
         "Potential",
     ),
     "dvi.persistence": ("load",),
+    "dvi.prediction": ("log_likelihood", "predict"),
     "dvi.plots": ("plot_elbo",),
     "dvi.svgd": ("ASVGD", "SVGD"),
 }

@@ -112,7 +112,9 @@ class Approximation:
 
     def __repr__(self) -> str:
         recent = self.hist[-max(1, len(self.hist) // 20) :]
-        fitted = f"{len(self.hist)} steps, ELBO {-np.mean(recent):.6g}" if len(recent) else "not fitted"
+        elbo = self.run.get("measure", "ELBO") == "ELBO"
+        value = f"ELBO {-np.mean(recent):.6g}" if elbo else f"loss {np.mean(recent):.6g}"
+        fitted = f"{len(self.hist)} steps, {value}" if len(recent) else "not fitted"
         names = ", ".join(f"{e.name}{list(e.shape) if e.shape else ''}" for e in self.layout.entries)
         return (
             f"<dvi.{type(self.family).__name__.removesuffix('Family')} of {self.ndim} dimensions ({fitted}): {names}>"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -13,10 +12,14 @@ from typing import Any
 import numpy as np
 
 from dvi.approximation import Approximation
+from dvi.approximations.fullrank import FullRankFamily
+from dvi.approximations.lowrank import LowRankFamily
+from dvi.approximations.meanfield import MeanFieldFamily
 from dvi.errors import ArgumentError, ModelError
 from dvi.execution.lane import Problem, plan_problem
-from dvi.execution.threads import ThreadsDriver
+from dvi.execution.opening import open_driver
 from dvi.inference.averaging import TailAverage
+from dvi.inference.curvature import MOST_DIMENSIONS, Whitened
 from dvi.inference.elbo import Elbo
 from dvi.inference.optimizers import adam
 from dvi.inference.schedules import Cosine
@@ -35,6 +38,7 @@ _BLOCK_SECONDS = 0.5  # of steps between two looks at the client
 _TAIL = 0.2  # part of the steps whose iterates are averaged
 _PEAK_RATE = 0.05
 _FINAL_RATE = 0.01  # of the peak
+_WITH_MEAN_FIRST = (MeanFieldFamily, FullRankFamily, LowRankFamily)
 _BETA2 = 0.99  # a shorter memory than Adam's usual: gradients shrink by orders of magnitude as the scales do
 
 
@@ -75,6 +79,7 @@ class Inference:
             raise ModelError("the approximation has no model; load it with dvi.load(store, model=model)")
         self._split = split(approx.model)
         self.approx = approx
+        approx.run["measure"] = self.measure.name
         self._objective: Objective = objective if objective is not None else Elbo("stl")
         self._draws, self._points, self._blocks = draws, points, blocks
         self._training: VariationalTraining | None = None
@@ -161,7 +166,7 @@ class Inference:
                 state = self._begin(stage, settings)
                 assert self._training is not None
                 if driver is None:
-                    driver = _open_driver(self._training, problem, settings)
+                    driver = open_driver(self._training, problem, settings.client, settings.threads)
                     driver.check(state)
                 else:
                     driver.use(self._training)
@@ -179,8 +184,26 @@ class Inference:
         assert self._training is not None
         assert self._state is not None
         family, theta = self.approx.family, self.approx.theta
-        drift = self._training.drift(self._state)
-        return Outcome(len(self.approx.hist), family.mean(theta), family.std(theta), drift)
+        training, state = self._training, self._state
+        n_pairs = 0 if training.curved_from is None else (state.step - training.curved_from) * training.draws // 2
+        return Outcome(
+            len(self.approx.hist),
+            family.mean(theta),
+            family.std(theta),
+            training.drift(state),
+            state.curvature,
+            n_pairs,
+        )
+
+    def _units(self, spread: FloatArray, basis: FloatArray | None) -> FloatArray:
+        """Units of the parameters; of the mean they are 1 where a basis has them."""
+        return self.approx.family.units(self.approx.theta, spread if basis is None else np.ones_like(spread))
+
+    def _learns_curvature(self, draws: int) -> bool:
+        """Whether draws come in pairs, and the first parameters are the mean of a family of few dimensions."""
+        family = self.approx.family
+        paired = draws % 2 == 0 and self._points is None
+        return paired and family.ndim <= MOST_DIMENSIONS and isinstance(family, _WITH_MEAN_FIRST)
 
     def _begin(self, stage: Stage, settings: Settings) -> State:
         """The training of a stage and the state it starts from.
@@ -194,12 +217,16 @@ class Inference:
         resumed = before is not None and last is not None and settings.optimizer is not None
         optimizer = settings.optimizer or adam(Cosine(_PEAK_RATE, steps=n, final=_FINAL_RATE), beta2=_BETA2)
         if settings.optimizer is None and stage.spread is not None:
-            optimizer = InUnits(optimizer, family.units(theta, stage.spread))
+            optimizer = InUnits(optimizer, self._units(stage.spread, stage.basis))
+        if settings.optimizer is None and stage.basis is not None:
+            optimizer = Whitened(optimizer, stage.basis)
         tail = max(1, round(_TAIL * n))
+        draws = settings.draws or self._draws
         training = VariationalTraining(
             family, self._objective, optimizer, TailAverage(done + n - tail, before=max(done, done + n - 2 * tail)),
-            self._prior, settings.draws or self._draws, self.approx.run["seed"], settings.max_norm,
+            self._prior, draws, self.approx.run["seed"], settings.max_norm,
             last.origin if resumed and last is not None else done, self._points,
+            max(done, done + n - 2 * tail) if settings.optimizer is None and self._learns_curvature(draws) else None,
         )  # fmt: skip
         self._training = training
         if resumed and before is not None and last is not None:
@@ -260,17 +287,3 @@ def _due(callbacks: tuple[Callback, ...], step: int) -> int:
 
 def _every(callback: Callback) -> int:
     return max(1, int(getattr(callback, "every", 1)))
-
-
-def _open_driver(training: Any, problem: Problem, settings: Settings) -> Driver:
-    """Workers of a client where one is given or active and threads are not asked for, else threads."""
-    client = settings.client
-    if client is None and settings.threads is None and "distributed" in sys.modules:
-        from dvi.execution.cluster import active_client
-
-        client = active_client()
-    if client is None or not problem.leaves:
-        return ThreadsDriver(training, problem, settings.threads or len(os.sched_getaffinity(0)))
-    from dvi.execution.cluster import ClusterDriver
-
-    return ClusterDriver(client, training, problem)

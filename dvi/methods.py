@@ -17,6 +17,7 @@ from dvi.approximations.point import PointFamily
 from dvi.errors import ArgumentError, ArgumentTypeError, UnknownNameError
 from dvi.fitting import Inference
 from dvi.groups import FLOW, Group, Structured, family_of, make_approximation, model_of
+from dvi.inference.elbo import Elbo, Estimator
 from dvi.progress import Measure
 from dvi.settings import CONSTRUCTION, RUN, make_settings, refuse_unknown
 from dvi.svgd import ASVGD, SVGD
@@ -29,8 +30,8 @@ def fit(n: int | None = 10_000, method: Any = "advi", model: pm.Model | None = N
 
     Parameters
     ----------
-    n : int
-        Steps.
+    n : int or None
+        Steps; None for as many as it takes: stages of steps, each twice as long as the one before, until two agree.
     method : str or Inference
         ``"advi"``, ``"fullrank_advi"``, ``"lowrank_advi"``, ``"svgd"``, ``"asvgd"``, ``"nfvi"`` (or ``"nfvi=formula"``)
         or ``"map"``, in upper or lower case, or an inference object such as ``dvi.ADVI()``.
@@ -41,9 +42,12 @@ def fit(n: int | None = 10_000, method: Any = "advi", model: pm.Model | None = N
         ``start`` : dict by variable name, another approximation, or draws such as those of ``pm.sample``.
         ``start_sigma`` : dict by variable name; standard deviations at the start, of the unconstrained variables.
         ``inf_kwargs`` : dict, passed to the method.
-        ``obj_optimizer`` : an optimizer such as ``dvi.adam(learning_rate=0.01)``. By default Adam whose step
-        decays along half a cosine over the ``n`` steps.
-        ``obj_n_mc`` : int, Monte Carlo draws of each step, 1 by default.
+        ``obj_optimizer`` : an optimizer such as ``dvi.adam(learning_rate=0.01)``. By default Adam in two stages: a
+        fifth of the steps finds the place and the scales, and the others are in units of these. In each, the step
+        decays along half a cosine.
+        ``obj_n_mc`` : int, Monte Carlo draws of each step. An even number comes in antithetic pairs; 2 by default.
+        ``tolerance`` : float, with ``n=None`` how far apart two stages may be, in posterior standard deviations (0.1).
+        ``max_steps`` : int, ``max_seconds`` : float, with ``n=None`` where to stop at the latest (200,000 steps).
         ``total_grad_norm_constraint`` : float, optional. Longest gradient used as it is. Clipping biases posteriors.
         ``callbacks`` : list of ``f(approx, losses, i)``, each called after every step, or every ``f.every`` steps
         where it has that attribute. ``StopIteration`` ends the fit.
@@ -58,7 +62,7 @@ def fit(n: int | None = 10_000, method: Any = "advi", model: pm.Model | None = N
     Returns
     -------
     Approximation
-        Its parameters are the average of the iterates over the last fifth of the steps.
+        Its parameters are the average of the iterates over the last fifth of the steps of the last stage.
 
     Raises
     ------
@@ -86,7 +90,8 @@ def fit(n: int | None = 10_000, method: Any = "advi", model: pm.Model | None = N
     """
     known = (*CONSTRUCTION, *RUN, "inf_kwargs")
     refuse_unknown(settings, known)
-    construction = {k: v for k, v in settings.items() if k in CONSTRUCTION} | dict(settings.get("inf_kwargs") or {})
+    construction = {k: v for k, v in settings.items() if k in CONSTRUCTION and v is not None}
+    construction |= dict(settings.get("inf_kwargs") or {})
     run = {k: v for k, v in settings.items() if k in RUN}
     make_settings(n, run)
     if isinstance(method, Inference):
@@ -128,9 +133,10 @@ class KLqp(Inference):
     def __init__(self, approx: Approximation | Sequence[Group]) -> None:
         if not isinstance(approx, Approximation):
             approx = Structured(approx)
-        if isinstance(approx.family, EmpiricalFamily):
-            raise ArgumentTypeError("a set of particles has no density, so no divergence; use dvi.SVGD")
-        approx.run.setdefault("method", "advi")
+        parts = [part.family for part in getattr(approx.family, "parts", ())]
+        if any(isinstance(family, EmpiricalFamily) for family in [approx.family, *parts]):
+            raise ArgumentTypeError("particles have no density, so no divergence; use dvi.SVGD")
+        approx.run["method"] = approx.run.get("method") or "advi"
         super().__init__(approx)
 
 
@@ -141,12 +147,16 @@ class ADVI(Inference):
     ----------
     model : pm.Model, optional
         The model on the context stack by default.
+    estimator : {"stl", "entropy"}
+        Of the gradient: the one that sticks the landing, whose variance vanishes as the approximation becomes exact, or
+        the one with the entropy in closed form.
     **construction
         ``random_seed``, ``start`` and ``start_sigma`` as in :func:`fit`.
 
     References
     ----------
     Kucukelbir et al., *Automatic differentiation variational inference*, arXiv:1603.00788.
+    Roeder, Wu and Duvenaud, *Sticking the landing*, arXiv:1703.09194.
 
     Examples
     --------
@@ -158,9 +168,10 @@ class ADVI(Inference):
     1
     """
 
-    def __init__(self, *, model: pm.Model | None = None, **construction: Any) -> None:
-        refuse_unknown(construction, CONSTRUCTION)
-        super().__init__(make_approximation(model_of(model), MeanFieldFamily, method="advi", **construction))
+    def __init__(self, *, estimator: Estimator = "stl", model: pm.Model | None = None, **construction: Any) -> None:
+        refuse_unknown(construction, (*CONSTRUCTION, "estimator"))
+        objective = Elbo(estimator)
+        super().__init__(make_approximation(model_of(model), MeanFieldFamily, method="advi", **construction), objective)
 
 
 class FullRankADVI(Inference):
@@ -176,9 +187,11 @@ class FullRankADVI(Inference):
     (2, 2)
     """
 
-    def __init__(self, *, model: pm.Model | None = None, **construction: Any) -> None:
-        refuse_unknown(construction, CONSTRUCTION)
-        super().__init__(make_approximation(model_of(model), FullRankFamily, method="fullrank_advi", **construction))
+    def __init__(self, *, estimator: Estimator = "stl", model: pm.Model | None = None, **construction: Any) -> None:
+        refuse_unknown(construction, (*CONSTRUCTION, "estimator"))
+        objective = Elbo(estimator)
+        approx = make_approximation(model_of(model), FullRankFamily, method="fullrank_advi", **construction)
+        super().__init__(approx, objective)
 
 
 class LowRankADVI(Inference):
@@ -205,10 +218,18 @@ class LowRankADVI(Inference):
     (5, 2)
     """
 
-    def __init__(self, *, rank: int | None = None, model: pm.Model | None = None, **construction: Any) -> None:
-        refuse_unknown(construction, (*CONSTRUCTION, "rank"))
-        family = family_of("low_rank", rank=rank)
-        super().__init__(make_approximation(model_of(model), family, method="lowrank_advi", **construction))
+    def __init__(
+        self,
+        *,
+        rank: int | None = None,
+        estimator: Estimator = "stl",
+        model: pm.Model | None = None,
+        **construction: Any,
+    ) -> None:
+        refuse_unknown(construction, (*CONSTRUCTION, "estimator", "rank"))
+        objective, family = Elbo(estimator), family_of("low_rank", rank=rank)
+        approx = make_approximation(model_of(model), family, method="lowrank_advi", **construction)
+        super().__init__(approx, objective)
 
 
 class NFVI(Inference):

@@ -61,7 +61,7 @@ def plot_elbo(approx: Approximation, ax: Any = None) -> Any:
     ax.plot(np.arange(1, len(elbo) + 1), elbo, color="C0", alpha=0.2, linewidth=0.5, label="one step")
     ax.plot(last - (window - 1) / 2, moving_mean(elbo, window), color="C0", label=f"mean of {window} steps")
     ax.set_ylim(*_limits(elbo))
-    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.7g}"))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.12g}"))
     ax.set(xlabel="step", ylabel="ELBO (nats)")
     ax.legend(loc="lower right", frameon=False)
     return ax

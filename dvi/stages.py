@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dvi.errors import DviWarning
+from dvi.inference.curvature import whitening
 from dvi.settings import Settings
 from dvi.types import FloatArray
 
@@ -32,10 +33,13 @@ class Stage:
     steps : int
     spread : array, shape (d,), optional
         Sizes of bold steps of the mean; 1 for all by default.
+    basis : array, shape (d, d), optional
+        In its columns, directions and sizes of equally bold steps of the mean, where the curvature is known.
     """
 
     steps: int
     spread: FloatArray | None = None
+    basis: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,12 +53,18 @@ class Outcome:
     mean, std : array, shape (d,)
     drift : array, shape (d,)
         How far the mean still moved at the end.
+    curvature : tuple of array
+        Sums over pairs of draws, see :mod:`dvi.inference.curvature`; empty where it was not learned.
+    n_pairs : int
+        In these sums.
     """
 
     steps: int
     mean: FloatArray
     std: FloatArray
     drift: FloatArray
+    curvature: tuple[FloatArray, ...] = ()
+    n_pairs: int = 0
 
 
 type Plan = Generator[Stage, Outcome, None]
@@ -70,10 +80,10 @@ def fixed(n: int, one_stage: bool) -> Plan:
         For an optimizer that the user has set up.
     """
     first = 0 if one_stage else int(_FIRST * n)
-    spread = None
     if first:
-        spread = next_spread((yield Stage(first)))
-    yield Stage(n - first, spread)
+        yield next_stage(n - first, (yield Stage(first)))
+    else:
+        yield Stage(n)
 
 
 def until_converged(settings: Settings) -> Plan:
@@ -83,24 +93,33 @@ def until_converged(settings: Settings) -> Plan:
     standard deviations by no more than that factor: in root mean square, and by no more than four times it in any
     dimension. As the second is the more accurate one, its own error is less.
     """
-    started, steps, spread = time.monotonic(), _LEAST, None
+    started, stage = time.monotonic(), Stage(_LEAST)
     before: Outcome | None = None
     start: int | None = None
     while True:
-        after = yield Stage(steps, spread)
-        start = after.steps - steps if start is None else start
+        after = yield stage
+        start = after.steps - stage.steps if start is None else start
         if before is not None:
             shift, ratio = difference(before, after)
             logger.info("after %d steps the mean has moved by %.3g sd, the scales by %.3g", after.steps, shift, ratio)
             if max(shift, ratio) <= settings.tolerance:
                 return
-        steps, spread, before = 2 * steps, next_spread(after), after
+        before = after
         left = settings.max_steps - (after.steps - start)
         late = settings.max_seconds is not None and time.monotonic() - started >= settings.max_seconds
         if left <= 0 or late:
             _warn(after, settings, "max_seconds" if late else "max_steps")
             return
-        steps = min(steps, left)
+        stage = next_stage(min(2 * stage.steps, left), after)
+
+
+def next_stage(steps: int, after: Outcome) -> Stage:
+    """A stage in the units, and where the curvature is known the directions, that the one before has found."""
+    basis = None
+    if after.curvature and (after.std > 0).all():
+        sums = (after.curvature[0], after.curvature[1])
+        basis = whitening(sums, after.n_pairs, after.std, _AHEAD * after.drift)
+    return Stage(steps, next_spread(after), basis)
 
 
 def next_spread(after: Outcome) -> FloatArray:

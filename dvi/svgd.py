@@ -98,7 +98,7 @@ class SVGD(Inference):
         if self._weighted:
             assert self.approx.model is not None
             family, particles = self.approx.family, self.approx.params["histogram"]
-            weights = importance_log_weights(particles, log_joint(self.approx.model)(particles))
+            weights = importance_log_weights(particles, log_joint(self.approx.model, self._replacements)(particles))
             packed = family.pack({"histogram": particles, "log_weights": weights})
             self.approx.update(packed, np.empty(0))
 

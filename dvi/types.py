@@ -54,6 +54,7 @@ class State:
     slots: tuple[FloatArray, ...]  # of the optimizer
     average: tuple[FloatArray, ...]  # of the iterates
     rate: FloatArray = field(default_factory=lambda: np.ones(1))  # factor on the learning rate, and what its rule keeps
+    curvature: tuple[FloatArray, ...] = ()  # sums over pairs of draws, where they are kept
 
 
 @dataclass(frozen=True, slots=True)

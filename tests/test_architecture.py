@@ -66,10 +66,13 @@ TABLE = {
     # What ties the layers together.
     "dvi.approximation": Row(f"{BASE} dvi.model dvi.sampling dvi.evaluation dvi.persistence", "numpy pymc xarray"),
     "dvi.sampling": Row(f"{BASE} dvi.model", "numpy pymc xarray arviz_base"),
-    "dvi.evaluation": Row(f"{BASE} dvi.model dvi.execution", "numpy pymc"),
-    "dvi.groups": Row(f"{BASE} dvi.model dvi.approximation dvi.approximations dvi.settings", "numpy pymc xarray"),
+    "dvi.evaluation": Row(f"{BASE} dvi.model dvi.data.plan dvi.execution dvi.progress", "numpy pymc"),
+    "dvi.groups": Row(
+        f"{BASE} dvi.model dvi.approximation dvi.approximations dvi.inference dvi.settings", "numpy pymc xarray"
+    ),
     "dvi.fitting": Row(
-        f"{BASE} dvi.model dvi.execution dvi.inference dvi.approximation dvi.settings dvi.stages dvi.progress",
+        f"{BASE} dvi.model dvi.approximations dvi.execution dvi.inference dvi.approximation dvi.settings dvi.stages "
+        "dvi.progress",
         "numpy pymc",
     ),
     "dvi.svgd": Row(
@@ -77,10 +80,11 @@ TABLE = {
         "dvi.settings",
         "numpy pymc",
     ),
-    "dvi.stages": Row(f"{BASE} dvi.settings", "numpy"),
+    "dvi.stages": Row(f"{BASE} dvi.inference dvi.settings", "numpy"),
     "dvi.settings": Row(f"{BASE} dvi.inference dvi.callbacks", "numpy"),
     "dvi.methods": Row(
-        f"{BASE} dvi.approximations dvi.approximation dvi.fitting dvi.groups dvi.progress dvi.settings dvi.svgd",
+        f"{BASE} dvi.approximations dvi.inference dvi.approximation dvi.fitting dvi.groups dvi.progress dvi.settings "
+        "dvi.svgd",
         "numpy pymc",
     ),
     "dvi.callbacks": Row(
@@ -92,10 +96,12 @@ TABLE = {
         f"{BASE} dvi.model dvi.data dvi.approximation dvi.approximations dvi.inference", "numpy xarray zarr fsspec"
     ),
     "dvi.diagnostics": Row(
-        f"{LAYERS} dvi.approximation dvi.persistence", "numpy scipy pymc pytensor xarray arviz arviz_base"
+        f"{LAYERS} dvi.approximation dvi.evaluation dvi.persistence dvi.progress dvi.sampling",
+        "numpy scipy pymc pytensor xarray arviz arviz_base arviz_stats threadpoolctl",
     ),
     "dvi.prediction": Row(
-        f"{LAYERS} dvi.approximation dvi.persistence", "numpy scipy pymc pytensor xarray zarr arviz_base"
+        f"{LAYERS} dvi.approximation dvi.persistence dvi.sampling",
+        "numpy scipy pymc pytensor xarray zarr arviz_base filelock",
     ),
     "dvi.plots": Row(f"{BASE} dvi.approximation dvi.diagnostics", "numpy xarray arviz arviz_base matplotlib"),
     "dvi.retraining": Row(f"{LAYERS} {RESULTS}", "numpy pymc xarray zarr filelock"),

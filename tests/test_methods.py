@@ -1,4 +1,4 @@
-"""``fit`` as a user meets it: bad input before any work, refining, callbacks, seeds, PyMC's own objects."""
+"""``fit`` as a user meets it: every method by its name, bad input before any work, starts, seeds, what PyMC takes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import xarray as xr
 import zarr
 
 import dvi
-from dvi.errors import ArgumentError, ArgumentTypeError, DataError, ModelError, StoreNotFoundError
+from dvi.approximations.flow import FlowFamily
+from dvi.errors import ArgumentError, ArgumentTypeError, DataError, ModelError, StoreNotFoundError, UnknownNameError
 from dvi.model import compile as compiling
+from dvi.model import kernel_cache
 
 Y = np.random.default_rng(3).normal(2.0, 1.0, 2000)
 
@@ -45,22 +47,36 @@ class TestBadInput:
             ({"n": -1}, ArgumentError, "n=-1 is not allowed"),
             ({"n": 1.5}, ArgumentTypeError, "n=1.5 is of type float"),
             ({"n": True}, ArgumentTypeError, "n=True"),
-            ({"method": "nuts"}, ArgumentError, "method='nuts' is not known; give 'advi'"),
-            ({"method": 3}, ArgumentError, "method=3"),
+            (
+                {"method": "nuts"},
+                UnknownNameError,
+                "method='nuts' is not known; give advi, fullrank_advi, lowrank_advi",
+            ),
+            ({"method": "fulrank_advi"}, KeyError, "did you mean 'fullrank_advi'"),
+            ({"method": "advi=planar"}, UnknownNameError, "method='advi=planar' is not known; did you mean 'advi'"),
+            ({"method": "nfvi=plnr"}, UnknownNameError, "vfam='plnr' is not the name of a family"),
+            ({"method": 3}, ArgumentTypeError, "method=3 is of type int; give a name or an Inference"),
+            ({"method": dvi.ADVI}, ArgumentTypeError, "is of type type; give a name or an Inference"),
             ({"obj_optimiser": None}, ArgumentTypeError, "did you mean 'obj_optimizer'"),
             ({"zzz": 1}, ArgumentTypeError, "unknown keyword 'zzz'; allowed are"),
             ({"obj_n_mc": 0}, ArgumentError, "obj_n_mc=0"),
             ({"threads": 0}, ArgumentError, "threads=0"),
             ({"lanes": 99}, ArgumentError, "lanes=99 is not between 1 and"),
             ({"obj_optimizer": "adam"}, ArgumentTypeError, "obj_optimizer='adam' is not an optimizer"),
-            ({"total_grad_norm_constraint": -1.0}, ArgumentError, "total_grad_norm_constraint=-1.0"),
+            ({"total_grad_norm_constraint": -1.0}, ArgumentError, "total_grad_norm_constraint = -1.0"),
             ({"callbacks": [3]}, ArgumentTypeError, "the callback 3 cannot be called"),
             ({"random_seed": -1}, ArgumentError, "random_seed=-1 is negative"),
             ({"random_seed": "a"}, ArgumentTypeError, "random_seed='a'"),
             ({"start": {"nu": 1}}, ArgumentError, r"start names \['nu'\]"),
             ({"start_sigma": {"nu": 1}}, ArgumentError, "no free variable 'nu'; the model has mu"),
             ({"start_sigma": {"mu": 0.0}}, ArgumentError, "start_sigma"),
+            ({"start": {"mu": -1.0, "nu": 1}, "method": "svgd"}, ArgumentError, r"start names \['nu'\]"),
+            ({"start_sigma": {"mu": 1.0}, "method": "svgd"}, ArgumentTypeError, "particles have no start_sigma"),
+            ({"start_sigma": {"mu": 1.0}, "method": "map"}, ArgumentTypeError, "unknown keyword 'start_sigma'"),
+            ({"start": {"mu": 1.0}, "method": "asvgd"}, ArgumentTypeError, "start belongs to the approximation"),
             ({"inf_kwargs": {"jitter": 1}}, ArgumentTypeError, "unknown keyword 'jitter'"),
+            ({"backend": "jax"}, ArgumentError, "backend='jax' is not available"),
+            ({"more_updates": {}}, ArgumentTypeError, "more_updates is not supported: a step is a pure function"),
             ({"model": 3}, ArgumentTypeError, "model=3 is of type int"),
         ],
     )
@@ -107,81 +123,100 @@ class TestBadInput:
             dvi.Minibatch(array, batch_size=2, dims="feature")
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_one_others() -> None:
-    one, same, other = fit(), fit(), fit(random_seed=2)
-    assert one.theta.tobytes() == same.theta.tobytes()
-    assert one.theta.tobytes() != other.theta.tobytes()
+@pytest.fixture(scope="module")
+def shared() -> pm.Model:
+    """Two variables, one of them positive, and a Minibatch."""
+    with pm.Model() as made:
+        pm.Normal("y", pm.Normal("mu", 0, 10), pm.HalfNormal("sd"), observed=dvi.Minibatch(Y, batch_size=200))
+    return made
 
 
-def test_method_names_are_case_insensitive_and_objects_are_taken() -> None:
-    named = fit(method="ADVI")
-    advi = dvi.ADVI(model=model(), random_seed=1)
-    assert dvi.fit(50, method=advi, progressbar=False, threads=1).theta.tobytes() == named.theta.tobytes()
-    assert advi.approx.hist is advi.hist
+# Settings that keep a fit of each method short, and the class of its approximation.
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "advi": ("MeanField", {}),
+    "fullrank_advi": ("FullRank", {}),
+    "lowrank_advi": ("LowRank", {"inf_kwargs": {"rank": 1}}),
+    "svgd": ("Empirical", {"inf_kwargs": {"n_particles": 10, "jitter": 0.3}}),
+    "asvgd": ("FullRank", {"obj_n_mc": 10}),
+    "nfvi": ("Flow", {"inf_kwargs": {"flow": "planar-scale-loc"}}),
+    "nfvi=radial*2-scale-loc": ("Flow", {}),
+    "map": ("Point", {}),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_by_its_name_in_any_case(name: str, shared: pm.Model) -> None:
+    kind, settings = METHODS[name]
+    found = [fit(10, method=m, model=shared, **settings) for m in (name, name.upper(), name.title())]
+    assert type(found[0].family).__name__ == f"{kind}Family"
+    assert found[0].run["method"] == name.partition("=")[0]
+    assert len(found[0].hist) == 10
+    assert len({(approx.theta.tobytes(), approx.hist.tobytes()) for approx in found}) == 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_another_seed_gives_other_bits(name: str, shared: pm.Model) -> None:
+    _, settings = METHODS[name]
+    one, other = (fit(10, method=name, model=shared, random_seed=seed, **settings) for seed in (1, 2))
+    assert one.hist.tobytes() != other.hist.tobytes()
+
+
+def test_nothing_is_compiled_that_advi_has_not_compiled(shared: pm.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit(2, model=shared)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(kernel_cache, "fill", refuse)
+    for name, (_, settings) in METHODS.items():
+        assert len(fit(2, method=name, model=shared, **settings).hist) == 2
+    blocks = fit(2, method="svgd", model=shared, inf_kwargs={"n_particles": 300})
+    assert blocks.params["histogram"].shape == (300, 2)
+
+
+def test_inference_objects_are_methods(shared: pm.Model) -> None:
+    advi = dvi.ADVI(model=shared, random_seed=1)
+    approx = dvi.fit(10, method=advi, progressbar=False, threads=1)
+    assert approx is advi.approx
+    assert approx.theta.tobytes() == fit(10, model=shared).theta.tobytes()
+    assert len(dvi.fit(5, method=advi, start=None, random_seed=None, progressbar=False).hist) == 15
     with pytest.raises(ArgumentError, match=r"\['random_seed'\] belong to the inference object"):
-        dvi.fit(50, method=advi, random_seed=1)
+        dvi.fit(10, method=advi, random_seed=1)
 
 
-def test_refine_goes_on_where_an_optimizer_stopped() -> None:
-    whole = dvi.ADVI(model=model(), random_seed=1)
-    whole.fit(60, obj_optimizer=dvi.adam(learning_rate=0.01), progressbar=False, threads=1)
-    halves = dvi.ADVI(model=model(), random_seed=1)
-    halves.fit(20, obj_optimizer=dvi.adam(learning_rate=0.01), progressbar=False, threads=1)
-    halves.refine(40)
-    assert halves.hist.tobytes() == whole.hist.tobytes()
-    assert len(halves.hist) == 60
+def test_keywords_of_the_method_come_in_inf_kwargs(shared: pm.Model) -> None:
+    assert fit(0, method="lowrank_advi", model=shared, inf_kwargs={"rank": 2}).params["B"].shape == (2, 2)
+    assert fit(0, method="nfvi", model=shared, inf_kwargs={"flow": "scale-loc"}).family == FlowFamily(2, "scale-loc")
+    started = fit(0, model=shared, inf_kwargs={"start": {"mu": 4.0}, "start_sigma": {"sd_log__": 0.25}})
+    np.testing.assert_allclose(started.mean.eval()[0], 4.0)
+    np.testing.assert_allclose(started.std.eval(), [0.1, 0.25])
 
 
-def test_refine_by_default_starts_another_decay_from_the_average() -> None:
-    advi = dvi.ADVI(model=model(), random_seed=1)
-    advi.fit(500, progressbar=False, threads=1)
-    before = advi.approx.mean.eval()[0]
-    advi.refine(500, progressbar=False)
-    assert len(advi.hist) == 1000
-    assert abs(advi.approx.mean.eval()[0] - Y.mean()) < 0.02
-    assert abs(before - Y.mean()) < 0.1
+@pytest.mark.parametrize("name", METHODS)
+def test_none_stands_for_what_is_left_out(name: str, shared: pm.Model) -> None:
+    _, settings = METHODS[name]
+    approx = fit(0, method=name, model=shared, start=None, start_sigma=None, obj_optimizer=None, **settings)
+    assert approx.hist.size == 0
 
 
-def test_callbacks_see_every_step_and_can_stop() -> None:
-    seen: list[tuple[int, int]] = []
-
-    def stop(approx: dvi.Approximation, losses: np.ndarray, i: int) -> None:
-        seen.append((i, len(losses)))
-        if i == 7:
-            raise StopIteration
-
-    approx = fit(callbacks=[stop])
-    assert seen == [(i, i) for i in range(1, 8)]
-    assert len(approx.hist) == 7
-
-
-def test_callbacks_are_called_as_often_as_they_ask() -> None:
-    class Seldom:
-        every = 20
-
-        def __init__(self) -> None:
-            self.seen: list[int] = []
-
-        def __call__(self, approx: dvi.Approximation, losses: np.ndarray, i: int) -> None:
-            self.seen.append(i)
-
-    seldom, often = Seldom(), []
-    fit(callbacks=[seldom, lambda _, losses, i: often.append(len(losses))])
-    assert seldom.seen == [20, 40]
-    assert often == list(range(1, 51))
+@pytest.mark.parametrize("name", ["advi", "fullrank_advi", "lowrank_advi", "map", "nfvi=scale-loc", "svgd"])
+def test_a_fit_starts_where_another_has_come_to(name: str, shared: pm.Model) -> None:
+    first = fit(2000, model=shared)
+    if name == "svgd":
+        approx = fit(0, method=name, model=shared, start=first, inf_kwargs={"n_particles": 500, "jitter": 1e-3})
+        np.testing.assert_allclose(approx.mean.eval(), first.mean.eval(), atol=1e-3)
+        return
+    for start in (first, first.sample(2000, random_seed=1)):
+        approx = fit(0, method=name, model=shared, start=start)
+        np.testing.assert_allclose(approx.mean.eval(), first.mean.eval(), atol=5e-3)
+        if name != "map":
+            np.testing.assert_allclose(approx.std.eval(), first.std.eval(), rtol=0.1)
 
 
-def test_tracked_parameters_are_those_of_the_step() -> None:
-    advi = dvi.ADVI(model=model(), random_seed=1)
-    tracker = dvi.callbacks.Tracker(mean=advi.approx.mean.eval, std=advi.approx.std.eval)
-    advi.fit(30, callbacks=[tracker], progressbar=False, threads=1)
-    assert len(tracker["mean"]) == 30
-    assert len(np.unique(np.concatenate(tracker["mean"]))) == 30
-    assert tracker["std"][-1] == advi.approx.std.eval()
-
-
-def test_callbacks_do_not_change_the_bits() -> None:
-    assert fit(callbacks=[lambda *_: None]).theta.tobytes() == fit().theta.tobytes()
+def test_klqp_records_that_it_is_advi(shared: pm.Model) -> None:
+    assert dvi.KLqp(dvi.MeanField(model=shared)).fit(2, progressbar=False).run["method"] == "advi"
+    with pytest.raises(ArgumentError, match="no density"), shared:
+        dvi.KLqp([dvi.Group(["mu"], "empirical", size=5), dvi.Group(None)])
 
 
 def test_history_is_on_the_full_data_scale() -> None:
@@ -197,23 +232,6 @@ def test_optimizers_of_pymc_are_the_same_rules() -> None:
     assert ours.theta.tobytes() == theirs.theta.tobytes()
     assert fit(obj_optimizer=dvi.sgd(learning_rate=1e-5)).theta.tobytes() != ours.theta.tobytes()
     assert fit(obj_optimizer=pm.adam).theta.tobytes() == fit(obj_optimizer=dvi.adam()).theta.tobytes()
-
-
-def test_several_draws_a_step_and_a_longest_gradient() -> None:
-    assert fit(obj_n_mc=4).theta.tobytes() != fit().theta.tobytes()
-    assert fit(total_grad_norm_constraint=1.0, obj_optimizer=dvi.sgd(learning_rate=1e-3)).theta.shape == (2,)
-
-
-def test_start_and_start_sigma() -> None:
-    advi = dvi.ADVI(model=model(), start={"mu": 5.0}, start_sigma={"mu": 0.5})
-    assert advi.approx.mean.eval() == pytest.approx([5.0])
-    assert advi.approx.std.eval() == pytest.approx([0.5])
-    warm = dvi.ADVI(model=model(), start=fit(2000))
-    assert warm.approx.mean.eval()[0] == pytest.approx(Y.mean(), abs=0.05)
-
-
-def test_no_steps_leave_the_start() -> None:
-    assert fit(0).hist.size == 0
 
 
 def test_a_model_without_minibatch_is_fitted_on_all_of_its_data() -> None:

@@ -27,8 +27,8 @@ class ThreadsExecutor:
         self.problem = problem
         self._n_leaves = len(problem.leaves)
         self._threads = max(1, threads)
-        self._limits = threadpool_limits(limits=1)  # OpenBLAS splits its sums by its thread count
         self._evaluator = LaneEvaluator(problem)
+        self._limits = threadpool_limits(limits=1)  # OpenBLAS splits its sums by its thread count
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="dvi-lane") if self._threads > 1 else None
 
     @property
@@ -91,9 +91,9 @@ class ThreadsDriver:
     n_hosts = 1
 
     def __init__(self, training: Training, problem: Problem, threads: int) -> None:
+        training.prepare()
         self._training = training
         self._executor = ThreadsExecutor(problem, threads)
-        training.prepare()
 
     def check(self, state: State) -> None:
         """Try the likelihood on the first rows before the first step."""

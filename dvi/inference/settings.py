@@ -8,14 +8,16 @@ from dataclasses import MISSING, fields
 from numbers import Integral, Real
 from typing import Any, cast
 
-from dvi.errors import ArgumentError, ArgumentTypeError
+from dvi.errors import ArgumentError, ArgumentTypeError, NonFiniteError
 
 
 def _number(name: str, value: object, allowed: Callable[[float], bool], rule: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ArgumentTypeError(f"{name} = {value!r} is of type {type(value).__name__}. Pass {rule}.")
     number = float(value)
-    if not (math.isfinite(number) and allowed(number)):
+    if not math.isfinite(number):
+        raise NonFiniteError(f"{name} = {value!r} is not finite. Pass {rule}.")
+    if not allowed(number):
         raise ArgumentError(f"{name} = {value!r} is not allowed. Pass {rule}.")
     return number
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from dvi.errors import NonFiniteError
 from dvi.inference.averaging import TailAverage
+from dvi.inference.curvature import empty_sums, with_pairs
 from dvi.inference.norms import total_norm_constraint
 from dvi.inference.optimizers import learning_rate_of
 from dvi.inference.schedules import observe, start_rate
@@ -44,6 +45,8 @@ class VariationalTraining:
         Step from which the optimizer counts its own steps.
     points : array, shape (S, noise_dim), optional
         The same noise at every step, for a family whose draws are its particles.
+    curved_from : int, optional
+        Step from which the curvature is learned from pairs of draws.
     """
 
     family: Family
@@ -56,11 +59,13 @@ class VariationalTraining:
     max_norm: float | None = None
     origin: int = 0
     points: FloatArray | None = None
+    curved_from: int | None = None
 
     def initial(self, theta: FloatArray) -> State:
         """The state before the first step."""
         rate = start_rate(learning_rate_of(self.optimizer))
-        return State(self.origin, theta, self.optimizer.init(theta), self.averaging.init(theta), rate)
+        curvature = () if self.curved_from is None else empty_sums(self.family.ndim)
+        return State(self.origin, theta, self.optimizer.init(theta), self.averaging.init(theta), rate, curvature)
 
     def prepare(self) -> None:
         """Compile the prior term."""
@@ -98,7 +103,10 @@ class VariationalTraining:
         results = [] if work is None else (yield work)
         value, gradient = self.objective.gradient(self.family, state.theta, eps, logp, score, results)
         self._check(state, value, gradient)
-        return self._apply(state, value, -gradient), StepInfo(value, evaluation.n_rows)
+        done = self._apply(state, value, -gradient)
+        if self.curved_from is not None and state.step >= self.curved_from:
+            done = replace(done, curvature=with_pairs((state.curvature[0], state.curvature[1]), asked.Z, score))
+        return done, StepInfo(value, evaluation.n_rows)
 
     def _check(self, state: State, value: float, gradient: FloatArray) -> None:
         """Refuse what is not finite. The sum of a gradient tells in one pass, but for sums that overflow."""
@@ -117,7 +125,7 @@ class VariationalTraining:
         )
         average = self.averaging.update(state.step, theta, state.average)
         rate = observe(learning_rate_of(self.optimizer), state.rate, -value)
-        return State(state.step + 1, theta, slots, average, rate)
+        return State(state.step + 1, theta, slots, average, rate, state.curvature)
 
     def learning_rate(self, state: State) -> float:
         """The learning rate of the next step; 1 for an optimizer of other make that has none."""

@@ -15,6 +15,7 @@ from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant
 from pytensor.graph.replace import graph_replace
 from pytensor.graph.traversal import explicit_graph_inputs, graph_inputs
+from pytensor.tensor.type import TensorType
 
 from dvi.errors import ArgumentError, ModelError
 from dvi.model.batch import Batch, binding, bound_variables
@@ -24,7 +25,7 @@ from dvi.model.replacements import check_replacements
 from dvi.model.scale import TensorLike, Term, data_sum, prior_sum
 from dvi.model.terms import batch_of, collect_terms, refuse_batches
 from dvi.model.transforms import describe_transform
-from dvi.types import FloatArray
+from dvi.types import AnyArray, FloatArray
 
 _INLINE_SIZE = 16  # larger constant arrays become inputs, because they would be compiled into the kernel
 
@@ -65,17 +66,22 @@ class SplitModel:
         Priors, Jacobians, ordinary observed variables and potentials.
     terms : tuple of DataTerm
         One for each Minibatch source.
+    shared : tuple of (variable, value)
+        Data that the model holds itself, as they were.
     """
 
     layout: Layout
     start: FloatArray
     prior: Program
     terms: tuple[DataTerm, ...]
+    shared: tuple[tuple[SharedVariable, AnyArray], ...] = ()
 
     @property
     def stale(self) -> bool:
         """Whether data of the model were replaced since it was split, so that it has to be split again."""
-        return any(term.origin.version != term.batch.version for term in self.terms)
+        if any(term.origin.version != term.batch.version for term in self.terms):
+            return True
+        return any(not np.array_equal(v.get_value(borrow=True), value) for v, value in self.shared)
 
 
 def split(
@@ -125,7 +131,10 @@ def split(
     total = sum(map(prior_sum, priors), start=pt.constant(0.0))
     prior = _program(total, value_vars, layout, ())
     data = tuple(_data_term(batch, group, value_vars, layout) for batch, group in by_batch.items())
-    return SplitModel(layout, initial, prior, data)
+    graphs = [term.logp for group in (priors, *by_batch.values()) for term in group]
+    held = [v for v in graph_inputs(graphs) if isinstance(v, SharedVariable) and binding(v) is None]
+    shared = tuple((v, np.array(v.get_value())) for v in dict.fromkeys(held) if isinstance(v.type, TensorType))
+    return SplitModel(layout, initial, prior, data, shared)
 
 
 def layout_of(model: pm.Model) -> Layout:
@@ -152,8 +161,8 @@ def _check_free_variables(model: pm.Model) -> None:
     discrete = [rv.name for rv in model.free_RVs if rv.dtype not in continuous_types]
     if discrete:
         raise ModelError(
-            f"the free variables {discrete} are discrete; variational inference needs continuous ones: "
-            "marginalise them (for instance with pm.Mixture) or use a sampler"
+            f"Discrete variables are not supported: {discrete} are discrete; variational inference needs continuous "
+            "ones: marginalise them (for instance with pm.Mixture) or use a sampler"
         )
 
 
@@ -245,5 +254,15 @@ def _initial_point(model: pm.Model, start: Mapping[str, Any]) -> dict[str, Any]:
         raise ArgumentError(f"start names {unknown}, which are not free variables; the model has {known}")
     overrides = {model[name]: np.asarray(value) for name, value in start.items()}
     function = make_initial_point_fn(model=model, overrides=overrides, jitter_rvs=set(), return_transformed=True)
-    point: dict[str, Any] = function(0)
+    try:
+        point: dict[str, Any] = function(0)
+    except TypeError as error:
+        raise ArgumentError(f"start does not fit the shapes of the variables it names ({error})") from error
+    for rv in model.free_RVs:
+        value = np.asarray(point[model.rvs_to_values[rv].name])
+        if not np.isfinite(value).all():
+            raise ArgumentError(
+                f"{rv.name!r} starts at a value outside its support, so that it is {value} without constraints; give "
+                f"start={{{rv.name!r}: ...}} within the support"
+            )
     return point

@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 import pytensor.tensor as pt
 import xarray as xr
+from pytensor.compile.mode import Mode
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Constant, Variable
+from pytensor.graph.traversal import graph_inputs
+from pytensor.tensor.random.type import RandomType
 
 from dvi.data.readers import cast_reader, reader
 from dvi.data.source import Source
@@ -37,7 +42,8 @@ def Minibatch(  # noqa: N802
     *arrays : array_like
         Arrays of equal length along the leading dimension: NumPy, ``zarr.Array``, ``xarray.DataArray`` (lazily opened
         or not, with or without Dask), ``dask.array``, pandas, or a path to a Zarr array. Integers of any width, bools
-        and floats; NaN is refused when it is read.
+        and floats; NaN is refused when it is read. Of a ``pm.Data``, another shared variable, or an expression of
+        such, the value that it has now.
     batch_size : int or sequence
         Rows of one step, from 1 to the length of the arrays. A sequence has an entry for each axis: an int, None for
         all of that axis, or a pair ``(size, seed)``; one ``...`` stands for axes that are taken whole. A step takes a
@@ -80,6 +86,7 @@ def Minibatch(  # noqa: N802
     """
     if not arrays:
         raise ArgumentError("Minibatch() was given no array; give one or more of equal length")
+    arrays = tuple(_value(array) for array in arrays)
     for array in arrays:
         _check_dims(array, dims)
     labels = tuple(_label(array, name or "minibatch", i) for i, array in enumerate(arrays))
@@ -92,6 +99,21 @@ def Minibatch(  # noqa: N802
     batch = Batch(labels, source.readers, taken(batch_size, shapes, random_seed), updates, _source=source)
     variables = bind(batch)
     return variables if len(variables) > 1 else variables[0]
+
+
+def _value(array: Any) -> Any:
+    """What a symbolic variable evaluates to where nothing in it is random or a batch; all else as it is."""
+    if not isinstance(array, Variable) or bound_variables([array]):
+        return array
+    inputs = list(graph_inputs([array]))
+    open_inputs = [v for v in inputs if not isinstance(v, Constant | SharedVariable)]
+    if open_inputs or any(isinstance(v.type, RandomType) for v in inputs):
+        raise ArgumentTypeError(
+            f"{array} is random or has inputs without a value; give an array, pm.Data or a shared variable"
+        )
+    if isinstance(array, SharedVariable):
+        return array.get_value(borrow=True)
+    return array.eval(mode=Mode(linker="py", optimizer=None))
 
 
 def _one_for_each(what: str, value: Any, n: int, *, common: bool = False) -> list[Any]:

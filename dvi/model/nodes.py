@@ -16,7 +16,7 @@ from pymc.variational.minibatch_rv import MinibatchRandomVariable
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Variable
 from pytensor.graph.replace import graph_replace, vectorize_graph
-from pytensor.graph.traversal import ancestors, graph_inputs, walk
+from pytensor.graph.traversal import ancestors, graph_inputs, toposort, walk
 from pytensor.tensor.random.op import RNGConsumerOp
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.shape import Shape, Shape_i
@@ -105,7 +105,6 @@ def sampled(
     """
     given = _checked(replacements or {})
     memo: dict[Any, Any] = {**given, **_shape_only(given, [*nodes, *model.free_RVs])}
-    memo |= {v: v.owner.inputs[0] for v in _wrappers(nodes) if v not in memo and v not in model.free_RVs}
     z = pt.vector("z", shape=(layout.ndim,), dtype="float64")
     for rv in model.free_RVs:
         if rv not in memo:
@@ -113,6 +112,9 @@ def sampled(
             transform = model.rvs_to_transforms[rv]
             inputs = [] if transform is None else rebuilt(transform_inputs(rv), memo)
             memo[rv] = piece if transform is None else transform.backward(piece, *inputs)
+    for node in toposort(nodes):
+        if isinstance(node.op, MinibatchRandomVariable) and node.outputs[0] not in memo:
+            memo[node.outputs[0]] = rebuilt([node.inputs[0]], memo)[0]
     graphs = _with_own_generators(rebuilt(nodes, memo), seed)
     outputs = graph_replace(graphs, {z: Z[0]}, strict=False) if single else _batched(graphs, z, Z)
     _advance(collect_default_updates(outputs))
@@ -158,11 +160,6 @@ def _without_shapes(variable: TensorLike) -> Iterable[TensorLike] | None:
     if variable.owner is None or isinstance(variable.owner.op, Shape | Shape_i):
         return None
     return list(variable.owner.inputs)
-
-
-def _wrappers(graphs: Sequence[TensorLike]) -> list[TensorLike]:
-    """What PyMC wraps around a variable with a ``total_size``, which has no bearing on its values."""
-    return [v for v in ancestors(graphs) if v.owner is not None and isinstance(v.owner.op, MinibatchRandomVariable)]
 
 
 def _with_own_generators(graphs: list[TensorLike], seed: int) -> list[TensorLike]:

@@ -106,6 +106,6 @@ def rebuilt(graphs: Sequence[Variable[Any, Any]], replacements: Replacements) ->
         return list(graphs)
     plain = {"copy_inputs": False, "copy_orphans": False, "strict": False}
     memo: dict[Any, Any] = clone_get_equiv([], list(replacements.values()), memo={}, **plain)
-    new = {key: memo[value] for key, value in replacements.items()}
+    new = {key: value if value.owner is None else memo[value] for key, value in replacements.items()}
     equivalents = clone_get_equiv(list(new), list(graphs), memo=memo | new, **plain)
     return [equivalents[graph] for graph in graphs]

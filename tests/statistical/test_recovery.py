@@ -76,3 +76,34 @@ def test_ragged_chunks_do_not_weigh_more(tmp_path: Any) -> None:
         approx = dvi.fit(5000, random_seed=6, progressbar=False)
     mean, sd = exact(y)
     assert abs(approx.mean.eval()[0] - mean) < 0.3 * sd
+
+
+@pytest.fixture(scope="module")
+def regression() -> tuple[pm.Model, np.ndarray, np.ndarray]:
+    """A linear regression whose coefficients depend on each other, with the exact mean and covariance of these."""
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(20_000, 4)) @ np.linalg.cholesky(0.6 * np.ones((4, 4)) + 0.4 * np.eye(4)).T
+    y = x @ np.array([1.0, -2.0, 0.5, 0.0]) + rng.normal(size=20_000)
+    covariance = np.linalg.inv(x.T @ x + np.eye(4))
+    xs, ys = dvi.Minibatch(x, y, batch_size=1000)
+    with pm.Model() as model:
+        pm.Normal("y", xs @ pm.Normal("b", 0, 1, shape=4), 1.0, observed=ys)
+    return model, covariance @ (x.T @ y), covariance
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("fullrank_advi", {}), ("lowrank_advi", {"inf_kwargs": {"rank": 3}}),
+     ("nfvi", {"inf_kwargs": {"flow": "scale-loc"}}),
+     ("advi", {}), ("map", {})],
+)  # fmt: skip
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_method_on_correlated_coefficients(regression: Any, method: str, settings: Any, seed: int) -> None:
+    model, mean, covariance = regression
+    approx = dvi.fit(8000, method, model, random_seed=seed, progressbar=False, threads=1, **settings)
+    sd = np.sqrt(np.diag(covariance))
+    assert np.abs((approx.mean.eval() - mean) / sd).max() < 0.35
+    if method in ("fullrank_advi", "lowrank_advi"):
+        np.testing.assert_allclose(approx.cov.eval() / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=0.15)
+    elif method != "map":  # independent normals of least divergence have the conditional standard deviations
+        np.testing.assert_allclose(approx.std.eval(), 1 / np.sqrt(np.diag(np.linalg.inv(covariance))), rtol=0.1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Concatenate
 
 import cloudpickle
 import numpy as np
@@ -39,6 +41,19 @@ class _Placed:
     actor: Actor
     leaves: range = range(0)
     delivered: set[tuple[int, int]] = field(default_factory=set)  # chunks by term
+
+
+def _with_client[**P, R](
+    method: Callable[Concatenate[ClusterDriver, P], R],
+) -> Any:
+    """A method during which the driver's client is the current one, as actors need, whatever the default is."""
+
+    @functools.wraps(method)
+    def wrapped(self: ClusterDriver, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._client.as_current():
+            return method(self, *args, **kwargs)
+
+    return wrapped
 
 
 class ClusterDriver:
@@ -72,10 +87,12 @@ class ClusterDriver:
     def n_hosts(self) -> int:
         return len(self._hosts)
 
+    @_with_client
     def check(self, state: State) -> None:
         """Place actors, compile, and try the likelihood on the first rows."""
         self._place(state)
 
+    @_with_client
     def use(self, training: Training) -> None:
         """Go on with another training of the same problem."""
         self._training, self._training_bytes, self._at = training, cloudpickle.dumps(training), None
@@ -86,6 +103,7 @@ class ClusterDriver:
                 self._note("the parameter server went away", self._server.address, error)
                 self._server = None
 
+    @_with_client
     def advance(self, state: State, n_steps: int) -> Report:
         """Run ``n_steps`` steps from a state, healing what is lost on the way."""
         objectives: list[FloatArray] = []
@@ -260,11 +278,12 @@ class ClusterDriver:
         logger.warning("%s", self._trouble)
 
     def _forget(self, address: str) -> None:
-        self._hosts.pop(address).future.release()
+        _release(self._hosts.pop(address))
         self._missing = True
         if self._server is not None and self._server.address == address:
             self._looked = 0.0
 
+    @_with_client
     def close(self) -> None:
         """Stop the server, close the hosts and release the actors."""
         placed = [*filter(None, [self._server]), *self._hosts.values()]
@@ -273,8 +292,16 @@ class ClusterDriver:
                 with contextlib.suppress(*_LOST):
                     self._await(actor.actor.close(), actor.address, STEP_SECONDS)
         for actor in placed:
-            actor.future.release()
+            _release(actor)
         self._hosts, self._server = {}, None
+
+
+def _release(placed: _Placed) -> None:
+    """Let the scheduler forget an actor: both the future that made it and the one that its proxy holds."""
+    placed.future.release()
+    held = placed.actor._future
+    if held is not None:
+        held.release()
 
 
 def _warn_of_large_arrays(problem: Problem) -> None:

@@ -1,0 +1,70 @@
+"""The gate that defaults have to pass: posteriors that are known exactly, many seeds, every family and estimator.
+
+``make gate`` runs all 32 seeds; the test run takes a few of them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytest
+
+import dvi
+
+SEEDS = int(os.environ.get("DVI_GATE_SEEDS", "4"))
+N = 10_000
+METHODS = ["advi", "fullrank_advi", "lowrank_advi"]
+
+
+def errors(method: str, batch_size: int, n: int | None, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Of each seed, with data of its own: the mean's in posterior sds, and the sd's as a part of the exact one."""
+    means, ratios = [], []
+    for seed in range(SEEDS):
+        y = np.random.default_rng(1000 + seed).normal(0.3, 1.0, N)
+        with pm.Model():
+            pm.Normal("y", pm.Normal("mu", 0, 10), 1.0, observed=dvi.Minibatch(y, batch_size=batch_size))
+            approx = dvi.fit(n, method=method, random_seed=seed, progressbar=False, threads=1, **settings)
+        precision = N + 0.01
+        means.append((approx.mean.eval()[0] - y.sum() / precision) * precision**0.5)
+        ratios.append(approx.std.eval()[0] * precision**0.5 - 1)
+    return np.array(means), np.array(ratios)
+
+
+@pytest.mark.parametrize("batch_size", [100, N], ids=["minibatch", "full batch"])
+@pytest.mark.parametrize("estimator", ["stl", "entropy"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_conjugate_posterior(method: str, estimator: str, batch_size: int) -> None:
+    means, ratios = errors(method, batch_size, 10_000, inf_kwargs={"estimator": estimator})
+    assert abs(ratios.mean()) <= 0.03
+    assert np.sqrt(np.mean(ratios**2)) <= 0.06
+    assert np.sqrt(np.mean(means**2)) <= 0.1
+
+
+@pytest.mark.parametrize("batch_size", [100, N], ids=["minibatch", "full batch"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_conjugate_posterior_until_converged(method: str, batch_size: int) -> None:
+    means, ratios = errors(method, batch_size, None)
+    assert abs(ratios.mean()) <= 0.03
+    assert np.sqrt(np.mean(ratios**2)) <= 0.06
+    assert np.sqrt(np.mean(means**2)) <= 0.1
+
+
+@pytest.mark.parametrize("method", ["fullrank_advi", "lowrank_advi"])
+def test_a_correlated_posterior_in_twenty_dimensions(method: str) -> None:
+    """Of a regression whose predictors share a factor, so that the exact covariance is known."""
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(5000, 20)) + 0.8 * rng.normal(size=(5000, 1))
+    y = x @ rng.normal(size=20) + rng.normal(size=5000)
+    xs, ys = dvi.Minibatch(x, y, batch_size=500)
+    with pm.Model():
+        beta = pm.Normal("beta", 0, 10, shape=20)
+        pm.Normal("y", xs @ beta, 1.0, observed=ys)
+        approx = dvi.fit(None, method=method, random_seed=1, progressbar=False)
+    covariance = np.linalg.inv(x.T @ x + np.eye(20) / 100)
+    mean, sd = covariance @ (x.T @ y), np.sqrt(np.diag(covariance))
+    assert np.abs((approx.mean.eval() - mean) / sd).max() <= 0.1
+    limit = 0.05 if method == "fullrank_advi" else 0.1
+    assert np.abs(approx.std.eval() / sd - 1).max() <= limit
