@@ -87,7 +87,7 @@ class Group:
         return [v if isinstance(v, str) else str(v.name) for v in self.group or ()]
 
 
-def family_of(vfam: str, rank: int | None = None, size: int = PARTICLES) -> FamilyOf:
+def family_of(vfam: str, rank: int | None = None, size: int | None = None) -> FamilyOf:
     """The family of a name, as a function of the number of dimensions."""
     if not isinstance(vfam, str):
         raise ArgumentTypeError(f"vfam={vfam!r} is of type {type(vfam).__name__}; give the name of a family")
@@ -103,6 +103,8 @@ def family_of(vfam: str, rank: int | None = None, size: int = PARTICLES) -> Fami
         case "point" | "map":
             return PointFamily
         case "empirical":
+            if size is None:
+                raise ArgumentError("Need `trace` or `size`: an empirical group takes size=, its number of particles")
             check_int("size", size, 1, "number of particles")
             return lambda ndim: EmpiricalFamily(ndim, size)
     try:

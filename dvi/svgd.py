@@ -98,7 +98,8 @@ class SVGD(Inference):
         if self._weighted:
             assert self.approx.model is not None
             family, particles = self.approx.family, self.approx.params["histogram"]
-            weights = importance_log_weights(particles, log_joint(self.approx.model, self._replacements)(particles))
+            density = log_joint(self.approx.model, self._replacements)
+            weights = importance_log_weights(particles, density(particles), density)
             packed = family.pack({"histogram": particles, "log_weights": weights})
             self.approx.update(packed, np.empty(0))
 

@@ -122,7 +122,7 @@ class ParameterServer:
 
     async def run(self, state: State | None, step: int, hosts: dict[str, str], n_steps: int) -> Block:
         """Run up to ``n_steps`` steps from ``state``, or from the server's own state, which is at ``step``."""
-        self._state = state if state is not None else self._state
+        self._state = _aligned_state(state) if state is not None else self._state
         if self._state is None or self._state.step != step:
             raise RuntimeError(f"the server is not at step {step}")
         objectives: list[float] = []
@@ -185,6 +185,12 @@ class ParameterServer:
         self._slowest = max(elapsed, self._slowest if self._timed else 0.0)
         self._timed = True
         return answers
+
+
+def _aligned_state(state: State) -> State:
+    """A state that came off the wire, its arrays where sums run in the order in which they do elsewhere."""
+    slots, average, curvature = (tuple(map(aligned, group)) for group in (state.slots, state.average, state.curvature))
+    return State(state.step, aligned(state.theta), slots, average, aligned(state.rate), curvature)
 
 
 class _LostError(Exception):
