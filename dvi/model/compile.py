@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from dvi.types import AnyArray, FloatArray
 
 logger = logging.getLogger(__name__)
 
+# PyTensor sets its global mode while it builds a function, and two threads at once leave it wrong for good.
+BUILDING = threading.RLock()
 # Without PyTensor's own BLAS rewrites, which warn where no compiler finds a library to link.
 _INTERPRETED = Mode("py", RewriteDatabaseQuery(include=["fast_compile"], exclude=["BlasOpt"]))
 
@@ -91,12 +94,13 @@ def fill_cache() -> None:
 
 def _build(program: Program) -> CompiledKernel:
     """Everything but machine code."""
-    built = pytensor.function(
-        [program.z, *program.blocks, *program.constants],
-        list(program.outputs),
-        mode=Mode(kernel_cache.KernelLinker(), RewriteDatabaseQuery(include=["fast_run", "numba"])),
-        on_unused_input="ignore",
-    )
+    with BUILDING:
+        built = pytensor.function(
+            [program.z, *program.blocks, *program.constants],
+            list(program.outputs),
+            mode=Mode(kernel_cache.KernelLinker(), RewriteDatabaseQuery(include=["fast_run", "numba"])),
+            on_unused_input="ignore",
+        )
     return CompiledKernel(built.vm.jit_fn, tuple(np.require(v, requirements=["C", "A", "W"]) for v in program.values))
 
 
@@ -144,4 +148,5 @@ def compile_draws(z: Variable[Any, Any], outputs: list[Variable[Any, Any]]) -> A
         b if b.type.ndim > o.type.ndim else pytensor.tensor.broadcast_to(b, (Z.shape[0], *b.shape))
         for b, o in zip(batched, outputs, strict=True)
     ]
-    return pytensor.function([Z], shaped, mode=_INTERPRETED, on_unused_input="ignore")
+    with BUILDING:
+        return pytensor.function([Z], shaped, mode=_INTERPRETED, on_unused_input="ignore")

@@ -29,6 +29,7 @@ from pytensor.tensor.shape import Shape, Shape_i
 
 from dvi.errors import ModelError, UnknownNameError
 from dvi.model.batch import Batch, MinibatchVariable, bound_variables
+from dvi.model.compile import BUILDING
 from dvi.model.convert import convert_pymc_minibatches
 from dvi.model.draws import rebuilt, transform_inputs, value_piece
 from dvi.model.layout import Layout
@@ -152,7 +153,7 @@ class RowFunction:
 
 def _compiled(program: RowProgram) -> Any:
     inputs = [program.draws, program.n_rows, *program.blocks, *program.generators]
-    with _building:
+    with _building, BUILDING:
         return pytensor.function(inputs, list(program.outputs), mode=_INTERPRETED, on_unused_input="ignore")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import cloudpickle
 import numpy as np
 import pymc as pm
+import pytensor
 import pytest
 
 import dvi
@@ -77,3 +78,11 @@ def test_a_lazy_kernel_travels_without_its_machine_code(parts: SplitModel) -> No
     again = pickle.loads(sent)(z)
     assert again[0].tobytes() == value.tobytes()
     assert again[1].tobytes() == gradient.tobytes()
+
+
+def test_threads_that_build_at_once_leave_the_mode_of_pytensor_alone(parts: SplitModel) -> None:
+    before = pytensor.config.mode
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: compile_kernel(parts.prior), range(8)))
+    assert pytensor.config.mode is before
+    assert pytensor.tensor.as_tensor(np.ones(2)).sum().eval() == 2.0
