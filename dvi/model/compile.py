@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 # PyTensor sets its global mode while it builds a function, and two threads at once leave it wrong for good.
 BUILDING = threading.RLock()
 # Without PyTensor's own BLAS rewrites, which warn where no compiler finds a library to link.
-_INTERPRETED = Mode("py", RewriteDatabaseQuery(include=["fast_compile"], exclude=["BlasOpt"]))
+INTERPRETED = Mode("py", RewriteDatabaseQuery(include=["fast_compile"], exclude=["BlasOpt"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,4 +149,4 @@ def compile_draws(z: Variable[Any, Any], outputs: list[Variable[Any, Any]]) -> A
         for b, o in zip(batched, outputs, strict=True)
     ]
     with BUILDING:
-        return pytensor.function([Z], shaped, mode=_INTERPRETED, on_unused_input="ignore")
+        return pytensor.function([Z], shaped, mode=INTERPRETED, on_unused_input="ignore")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +16,9 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 from pymc.variational.minibatch_rv import MinibatchRandomVariable
-from pytensor.compile.mode import Mode
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable
 from pytensor.graph.replace import graph_replace, vectorize_graph
-from pytensor.graph.rewriting.db import RewriteDatabaseQuery
 from pytensor.graph.traversal import ancestors, graph_inputs, toposort, walk
 from pytensor.tensor.random.op import RNGConsumerOp
 from pytensor.tensor.random.type import RandomType
@@ -29,7 +26,7 @@ from pytensor.tensor.shape import Shape, Shape_i
 
 from dvi.errors import ModelError, UnknownNameError
 from dvi.model.batch import Batch, MinibatchVariable, bound_variables
-from dvi.model.compile import BUILDING
+from dvi.model.compile import BUILDING, INTERPRETED
 from dvi.model.convert import convert_pymc_minibatches
 from dvi.model.draws import rebuilt, transform_inputs, value_piece
 from dvi.model.layout import Layout
@@ -39,10 +36,6 @@ from dvi.types import AnyArray, FloatArray
 
 type TensorLike = Variable[Any, Any]
 type Inputs = Mapping[TensorLike, TensorLike]  # Minibatch variables and what stands in their place
-
-# The interpreter: ready in a tenth of a second, and on blocks that stay in cache as quick as compiled code.
-_INTERPRETED = Mode("py", RewriteDatabaseQuery(include=["fast_compile"], exclude=["BlasOpt"]))
-_building = threading.Lock()  # PyTensor builds functions in one thread at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,9 +145,10 @@ class RowFunction:
 
 
 def _compiled(program: RowProgram) -> Any:
+    """Interpreted: ready in a tenth of a second, and on blocks that stay in cache as quick as compiled code."""
     inputs = [program.draws, program.n_rows, *program.blocks, *program.generators]
-    with _building, BUILDING:
-        return pytensor.function(inputs, list(program.outputs), mode=_INTERPRETED, on_unused_input="ignore")
+    with BUILDING:
+        return pytensor.function(inputs, list(program.outputs), mode=INTERPRETED, on_unused_input="ignore")
 
 
 def minibatches(model: pm.Model) -> dict[TensorLike, MinibatchVariable]:
