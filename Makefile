@@ -1,17 +1,18 @@
 # Every target needs only git, make, and Python 3.12 to 3.14 or uv: .ci/venv makes .venv and installs into it.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format typecheck gate bench lock clean
+.PHONY: help demo test lint format typecheck gate bench docs lock clean
 .DELETE_ON_ERROR:
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+DOCS_INSTALLED := .venv/.installed-docs
 ARGS ?=
 export PYTHON
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  ARGS=... is passed on by demo, test and bench; PYTHON=/path/to/python names the interpreter of .venv."
+	@echo "  ARGS=... is passed on by demo, test, bench and docs; PYTHON=/path/to/python names the interpreter of .venv."
 
 demo: $(INSTALLED) ## Install, then run the demonstration: dvi demo
 	$(BIN)/dvi demo $(ARGS)
@@ -37,13 +38,21 @@ bench: $(INSTALLED) ## Run the benchmarks: tests/benchmarks/bench_*.py
 	$(BIN)/python -m pytest tests/benchmarks --override-ini python_files='bench_*.py' \
 		--override-ini python_functions='bench_*' --override-ini timeout=0 --capture=no $(ARGS)
 
+docs: $(DOCS_INSTALLED) ## Build the documentation, with what its pages compute: docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going docs docs/_build/html $(ARGS)
+
 lock: $(INSTALLED) ## Resolve constraints.txt anew, to the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.12 --all-extras --group dev --group bench \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file constraints.txt pyproject.toml
 
 clean: ## Remove .venv, caches and build output
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf docs/_build docs/_generated docs/reference/generated docs/tutorials/variational-quickstart.md
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt .ci/venv
 	@sh .ci/venv
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[demo,docs]'
+	touch $@

@@ -10,6 +10,7 @@ from dvi import errors
 if TYPE_CHECKING:
     from dvi import callbacks
     from dvi.approximation import Approximation
+    from dvi.dadvi import DADVI
     from dvi.data.ingest import ingest
     from dvi.diagnostics import Diagnosis, diagnose
     from dvi.fitting import Inference
@@ -35,11 +36,13 @@ if TYPE_CHECKING:
     from dvi.persistence import load
     from dvi.plots import plot_elbo
     from dvi.prediction import log_likelihood, predict
+    from dvi.response import as_full_rank, linear_response
     from dvi.svgd import ASVGD, SVGD
 
 __all__ = [
     "ADVI",
     "ASVGD",
+    "DADVI",
     "MAP",
     "NFVI",
     "SVGD",
@@ -64,12 +67,14 @@ __all__ = [
     "adamax",
     "apply_momentum",
     "apply_nesterov_momentum",
+    "as_full_rank",
     "callbacks",
     "diagnose",
     "errors",
     "evaluating",
     "fit",
     "ingest",
+    "linear_response",
     "load",
     "log_likelihood",
     "momentum",
@@ -86,6 +91,7 @@ __all__ = [
 # Public names are imported where they are first used: PyMC takes seconds, and ``dvi --help`` needs none of it.
 _HOMES = {
     "dvi.approximation": ("Approximation",),
+    "dvi.dadvi": ("DADVI",),
     "dvi.data.ingest": ("ingest",),
     "dvi.diagnostics": ("Diagnosis", "diagnose"),
     "dvi.fitting": ("Inference",),
@@ -132,6 +138,7 @@ _HOMES = {
     "dvi.persistence": ("load",),
     "dvi.prediction": ("log_likelihood", "predict"),
     "dvi.plots": ("plot_elbo",),
+    "dvi.response": ("as_full_rank", "linear_response"),
     "dvi.svgd": ("ASVGD", "SVGD"),
 }
 _MODULES = {"callbacks": "dvi.callbacks", "schedules": "dvi.inference.schedules"}

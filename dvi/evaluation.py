@@ -115,7 +115,7 @@ def evaluate_all(
         As in :func:`dvi.diagnose`.
     """
     problem = whole_problem(parts)
-    training = FullPass(Z, _round_draws(problem, Z.shape[1]), _passes(problem))
+    training = FullPass(Z, round_draws(problem, Z.shape[1]), passes_of(problem))
     driver = open_driver(training, problem, client, threads)
     try:
         state = _run(driver, training, problem, progressbar)
@@ -138,14 +138,14 @@ def _whole(term: LaneTerm) -> LaneTerm:
     return replace(term, plan=replace(term.plan, batch_size=n_rows, lanes=lanes, pool_chunks=pool_chunks))
 
 
-def _round_draws(problem: Problem, d: int) -> int:
+def round_draws(problem: Problem, d: int) -> int:
     """Draws of one round. The rule: 64 MB of scores, 4e9 rows times draws, at least 16 draws if those fit, and 1."""
     rows = max((term.plan.n_rows for term in problem.terms), default=1)
     by_memory = int(_ROUND_BYTES // (8 * (d + 1) * len(problem.leaves)))
     return max(1, min(by_memory, max(_LEAST_DRAWS, int(_ROUND_TERMS // rows))))
 
 
-def _passes(problem: Problem) -> int:
+def passes_of(problem: Problem) -> int:
     """Steps until every element of the other axes of which a step takes a part was taken."""
     ratios = [n / size for t in problem.terms for n, size in zip(t.picks.lengths, t.picks.sizes, strict=True)]
     return math.ceil(max(ratios, default=1))

@@ -25,6 +25,7 @@ from dvi.model.graph import layout_and_start
 from dvi.model.layout import Layout
 from dvi.randomness import keyed_generator
 from dvi.settings import check_int, refuse_unknown
+from dvi.starts import Init, start_from
 from dvi.types import Family, FloatArray
 
 type Start = Mapping[str, Any] | Approximation | xr.DataTree | xr.Dataset
@@ -168,6 +169,7 @@ def make_approximation(
     start_sigma: Mapping[str, Any] | None = None,
     random_seed: object = None,
     method: str = "",
+    init: Init | None = None,
 ) -> Approximation:
     """An approximation before the first step.
 
@@ -182,15 +184,22 @@ def make_approximation(
     random_seed : int, optional
     method : str
         To be recorded.
+    init : {"laplace", "pathfinder"}, optional
+        What looks for a better start on a part of the rows.
     """
+    seed = as_seed(random_seed)
     by_name = {} if not isinstance(start, Mapping) or isinstance(start, xr.DataTree | xr.Dataset) else start
     layout, initial = layout_and_start(model, by_name)
     made = family(layout.ndim) if callable(family) else structured(family, layout)
     theta = _theta_of(start, layout, made) if not start_sigma else None
     if theta is None:
         mean, sigma = (initial, None) if start is None or start is by_name else _moments(start, layout, model)
-        theta = made.initial(mean, _start_sigma(layout, start_sigma or {}, sigma))
-    run = {"method": method, "seed": as_seed(random_seed)}
+        spread = _start_sigma(layout, start_sigma or {}, sigma)
+        if init is not None:
+            found = start_from(model, init, seed, mean=mean, sigma=spread)
+            mean, spread = found["mean"], found["sigma"]
+        theta = made.initial(mean, spread)
+    run = {"method": method, "seed": seed}
     return Approximation(made, theta, layout, np.empty(0), run, model)
 
 

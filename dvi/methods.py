@@ -14,6 +14,7 @@ from dvi.approximations.empirical import EmpiricalFamily
 from dvi.approximations.fullrank import FullRankFamily
 from dvi.approximations.meanfield import MeanFieldFamily
 from dvi.approximations.point import PointFamily
+from dvi.dadvi import DADVI
 from dvi.errors import ArgumentError, ArgumentTypeError, UnknownNameError
 from dvi.fitting import Inference
 from dvi.groups import FLOW, Group, Structured, family_of, make_approximation, model_of
@@ -33,14 +34,15 @@ def fit(n: int | None = 10_000, method: Any = "advi", model: pm.Model | None = N
     n : int or None
         Steps; None for as many as it takes: stages of steps, each twice as long as the one before, until two agree.
     method : str or Inference
-        ``"advi"``, ``"fullrank_advi"``, ``"lowrank_advi"``, ``"svgd"``, ``"asvgd"``, ``"nfvi"`` (or ``"nfvi=formula"``)
-        or ``"map"``, in upper or lower case, or an inference object such as ``dvi.ADVI()``.
+        ``"advi"``, ``"fullrank_advi"``, ``"lowrank_advi"``, ``"dadvi"``, ``"svgd"``, ``"asvgd"``, ``"nfvi"`` (or
+        ``"nfvi=formula"``) or ``"map"``, in upper or lower case, or an inference object such as ``dvi.ADVI()``.
     model : pm.Model, optional
         The model on the context stack by default.
     **settings
         ``random_seed`` : int, optional. The same seed gives the same bits, on any number of threads and workers.
         ``start`` : dict by variable name, another approximation, or draws such as those of ``pm.sample``.
         ``start_sigma`` : dict by variable name; standard deviations at the start, of the unconstrained variables.
+        ``init`` : ``"laplace"`` or ``"pathfinder"``, what looks for a better start on a part of the rows.
         ``inf_kwargs`` : dict, passed to the method.
         ``obj_optimizer`` : an optimizer such as ``dvi.adam(learning_rate=0.01)``. By default Adam in two stages: a
         fifth of the steps finds the place and the scales, and the others are in units of these. In each, the step
@@ -291,6 +293,7 @@ _METHODS: Mapping[str, type[Any]] = {
     "advi": ADVI,
     "fullrank_advi": FullRankADVI,
     "lowrank_advi": LowRankADVI,
+    "dadvi": DADVI,
     "svgd": SVGD,
     "asvgd": ASVGD,
     "nfvi": NFVI,

@@ -19,7 +19,7 @@ from dvi.types import FloatArray, Optimizer
 
 type Callback = Callable[[Any, FloatArray, int], object]
 
-CONSTRUCTION = ("random_seed", "start", "start_sigma")
+CONSTRUCTION = ("random_seed", "start", "start_sigma", "init")
 RUN = (
     "callbacks", "obj_optimizer", "obj_n_mc", "total_grad_norm_constraint", "progressbar", "client", "threads", "lanes",
     "score", "more_replacements", "include_transformed", "backend", "progressbar_theme",

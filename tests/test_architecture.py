@@ -36,7 +36,7 @@ BASE = "dvi.errors dvi.types dvi.randomness"
 LAYERS = f"{BASE} dvi.model dvi.data dvi.approximations dvi.inference dvi.execution"
 RESULTS = (
     "dvi.approximation dvi.callbacks dvi.diagnostics dvi.fitting dvi.groups dvi.methods dvi.persistence dvi.prediction "
-    "dvi.progress dvi.svgd"
+    "dvi.dadvi dvi.progress dvi.response dvi.svgd"
 )
 
 # The longest name that a module starts with is its row. A new file inside a layer needs no new row.
@@ -68,7 +68,8 @@ TABLE = {
     "dvi.sampling": Row(f"{BASE} dvi.model", "numpy pymc xarray arviz_base"),
     "dvi.evaluation": Row(f"{BASE} dvi.model dvi.data.plan dvi.execution dvi.progress", "numpy pymc"),
     "dvi.groups": Row(
-        f"{BASE} dvi.model dvi.approximation dvi.approximations dvi.inference dvi.settings", "numpy pymc xarray"
+        f"{BASE} dvi.model dvi.approximation dvi.approximations dvi.inference dvi.settings dvi.starts",
+        "numpy pymc xarray",
     ),
     "dvi.fitting": Row(
         f"{BASE} dvi.model dvi.approximations dvi.execution dvi.inference dvi.approximation dvi.settings dvi.stages "
@@ -77,14 +78,28 @@ TABLE = {
     ),
     "dvi.svgd": Row(
         f"{BASE} dvi.approximations dvi.inference dvi.approximation dvi.evaluation dvi.fitting dvi.groups dvi.progress "
-        "dvi.settings",
+        "dvi.settings dvi.stages",
         "numpy pymc",
+    ),
+    "dvi.full_data": Row(f"{BASE} dvi.model dvi.data.plan dvi.execution dvi.evaluation", "numpy pymc"),
+    "dvi.dadvi": Row(
+        f"{BASE} dvi.model dvi.approximation dvi.approximations dvi.fitting dvi.full_data dvi.groups dvi.inference "
+        "dvi.progress dvi.settings",
+        "numpy pymc threadpoolctl",
+    ),
+    "dvi.response": Row(
+        f"{BASE} dvi.model dvi.approximation dvi.approximations dvi.full_data dvi.inference dvi.settings",
+        "numpy scipy xarray threadpoolctl",
+    ),
+    "dvi.starts": Row(
+        f"{BASE} dvi.model dvi.data.stream dvi.approximations dvi.full_data dvi.inference",
+        "numpy scipy threadpoolctl pymc_extras",
     ),
     "dvi.stages": Row(f"{BASE} dvi.inference dvi.settings", "numpy"),
     "dvi.settings": Row(f"{BASE} dvi.inference dvi.callbacks", "numpy"),
     "dvi.methods": Row(
-        f"{BASE} dvi.approximations dvi.inference dvi.approximation dvi.fitting dvi.groups dvi.progress dvi.settings "
-        "dvi.svgd",
+        f"{BASE} dvi.approximations dvi.inference dvi.approximation dvi.dadvi dvi.fitting dvi.groups dvi.progress "
+        "dvi.settings dvi.svgd",
         "numpy pymc",
     ),
     "dvi.callbacks": Row(

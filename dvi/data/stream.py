@@ -91,8 +91,8 @@ class Stream:
             raise
         ahead = plan.following(lane, epoch, pool)
         wanted = {key, (lane, plan.pool_key(lane, *ahead))}
-        for stale in [k for k in self._pools if k[0] == lane and k not in wanted]:
-            del self._pools[stale]
+        for stale in [k for k in list(self._pools) if k[0] == lane and k not in wanted]:
+            self._pools.pop(stale, None)  # another block of draws of the lane may have been quicker
         if not wanted <= self._pools.keys():
             self._load(lane, *ahead)
         return arrays
@@ -105,5 +105,5 @@ class Stream:
 
     def drop(self, lanes: set[int]) -> None:
         """Forget the pools of lanes that are now read elsewhere."""
-        for key in [k for k in self._pools if k[0] in lanes]:
+        for key in [k for k in list(self._pools) if k[0] in lanes]:
             self._pools.pop(key).cancel()

@@ -153,11 +153,12 @@ class LaneEvaluator:
         term, lane, _ = place
         kernel, plan = self._kernels[term], self.problem.terms[term].plan
         loglik, score, n_rows = np.zeros(len(round.Z)), np.zeros(round.Z.shape), 0
-        for block in self._blocks(term, lane, round.step):
-            value, gradient = kernel(round.Z, *block)
-            loglik += value
-            score += gradient
-            n_rows += len(block[0])
+        with np.errstate(over="ignore", invalid="ignore"):
+            for block in self._blocks(term, lane, round.step):
+                value, gradient = kernel(round.Z, *block)
+                loglik += value
+                score += gradient
+                n_rows += len(block[0])
         if not (np.isfinite(loglik).all() and np.isfinite(score).all()):
             raise NonFiniteError(self._explain(term, lane, round))
         weight = plan.weight(lane)
