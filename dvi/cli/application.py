@@ -1,0 +1,76 @@
+"""The application that commands belong to, and what they have in common: errors in one line, exit codes."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from dvi.errors import ArgumentError, DviError, StoreExistsError, StoreNotFoundError
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="dvi",
+    help="Variational inference for PyMC models on data that does not fit in memory.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line: what the console script ``dvi`` calls."""
+    app(prog_name="dvi")
+
+
+def exit_code(error: DviError) -> int:
+    """The rule for exit codes: 2 for what the user gave, of which the name of a store is part, 1 for all else."""
+    return BAD_INPUT if isinstance(error, ArgumentError | StoreNotFoundError | StoreExistsError) else FAILED
+
+
+def reporting(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that tells of dvi's own errors in one line, without a traceback."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except DviError as error:
+            complain(str(error))
+            raise typer.Exit(exit_code(error)) from None
+        except KeyboardInterrupt as interrupt:
+            complain("Interrupted. " + " ".join(getattr(interrupt, "__notes__", ())))
+            raise typer.Exit(INTERRUPTED) from None
+
+    return run
+
+
+def complain(message: str) -> None:
+    """Say on standard error, in one line, what went wrong."""
+    Console(stderr=True).print(Text(" ".join(message.split()), style="red"), soft_wrap=True)
+
+
+def _show_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    try:
+        version = importlib.metadata.version("dask-vi")
+    except importlib.metadata.PackageNotFoundError:
+        version = "unknown"
+    typer.echo(f"dvi {version}")
+    raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
