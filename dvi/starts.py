@@ -180,7 +180,8 @@ def _rows(parts: SplitModel, evaluate: Evaluator) -> dict[Any, AnyArray | None]:
     for term, planned in zip(parts.terms, evaluate.problem.terms, strict=True):
         with ThreadPoolExecutor(1) as background:
             stream = Stream(planned.source, planned.plan, background)
-            blocks = [planned.picked(b, 0) for lane in range(planned.plan.lanes) for b in stream.blocks(0, lane)]
+            read = (b for lane in range(planned.plan.lanes) for b in stream.blocks(0, lane))
+            blocks = [tuple(map(np.copy, planned.picked(b, 0))) for b in read]
             arrays = [np.concatenate(columns) for columns in zip(*blocks, strict=True)]
         known = dict(zip(planned.source.names, arrays, strict=True))
         held |= {variable: known.get(str(variable.name)) for variable in term.origin.variables}

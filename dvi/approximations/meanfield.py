@@ -14,6 +14,7 @@ from dvi.errors import ArgumentError
 from dvi.types import FloatArray
 
 _LOG_2PI = math.log(2.0 * math.pi)
+_last: list[tuple[FloatArray, int, FloatArray]] = [(np.empty(0), 0, np.empty(0))]  # of scales
 _EXP_MAX = 700.0  # exp overflows above 709; log(1 + exp(x)) equals x, to the last bit, from 37
 
 
@@ -30,6 +31,21 @@ def softplus(x: FloatArray) -> FloatArray:
     np.log1p(out, out=out)
     np.maximum(out, x, out=out)
     return out
+
+
+def scales(theta: FloatArray, start: int) -> FloatArray:
+    """Return ``log(1 + exp(theta[start:]))``, which a step needs four times, not to be written to.
+
+    It is computed once for a vector that cannot change: one that is not writeable.
+    """
+    if theta.flags.writeable:
+        return softplus(theta[start:])
+    vector, known, found = _last[0]
+    if vector is not theta or known != start:
+        found = softplus(theta[start:])
+        found.flags.writeable = False
+        _last[0] = (theta, start, found)
+    return found
 
 
 def softplus_inverse(y: FloatArray) -> FloatArray:
@@ -129,9 +145,9 @@ class MeanFieldFamily:
         return out
 
     def score(self, theta: FloatArray, eps: FloatArray) -> FloatArray:
-        scale = self.std(theta)
-        np.divide(-1.0, scale, out=scale)
-        return eps * scale
+        out = eps / self.std(theta)
+        np.negative(out, out=out)
+        return out
 
     def entropy(self, theta: FloatArray) -> float:
         return self._log_det(theta) + 0.5 * self.ndim * (1.0 + _LOG_2PI)
@@ -146,15 +162,14 @@ class MeanFieldFamily:
         return theta[: self.ndim].copy()
 
     def std(self, theta: FloatArray) -> FloatArray:
-        return softplus(theta[self.ndim :])
+        return scales(theta, self.ndim)
 
     def cov(self, theta: FloatArray) -> FloatArray:
         return np.diag(self.std(theta) ** 2)
 
     def _log_det(self, theta: FloatArray) -> float:
         """Sum of the log standard deviations."""
-        sigma = self.std(theta)
-        return float(np.add.reduce(np.log(sigma, out=sigma)))
+        return float(np.add.reduce(np.log(self.std(theta))))
 
     def _check(self, name: str, value: FloatArray, good: NDArray[np.bool_], rule: str) -> None:
         if value.shape != (self.ndim,):

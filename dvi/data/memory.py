@@ -50,6 +50,13 @@ class MemoryReader:
     def chunk_rows(self) -> tuple[int, ...]:
         return self.stored_rows or virtual_chunks(self.shape, self.dtype)
 
+    @property
+    def whole(self) -> AnyArray | None:
+        """The array itself, if every read is a view of it."""
+        flags = self.array.flags
+        as_kernels_take_it = flags.c_contiguous and flags.aligned and flags.writeable and self.array.dtype.isnative
+        return self.array if as_kernels_take_it else None
+
     def read(self, start: int, stop: int) -> AnyArray:
         check_rows(start, stop, self)
         return np.ascontiguousarray(self.array[start:stop], dtype=self.dtype)

@@ -8,6 +8,7 @@ chunk lengths.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -33,14 +34,6 @@ class Segment:
     pool: int
     start: int
     stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """A few chunks of one lane and the order in which their rows are visited."""
-
-    chunks: tuple[int, ...]
-    order: NDArray[np.int64] | None  # (rows,), positions in the concatenated chunks; None where rows stay in order
 
 
 def default_lanes(n_chunks: int, batch_size: int) -> int:
@@ -170,57 +163,72 @@ class Plan:
 
     def weight(self, lane: int) -> float:
         """``N_l / b_l``, which makes the sum over a lane's batch an unbiased estimate of the sum over its rows."""
-        return float(self.lane_rows[lane] / self.lane_batch[lane])
+        n_rows, batch = self._lane_sizes[lane]
+        return n_rows / batch
 
     def shuffled(self, lane: int) -> bool:
         """Whether rows are permuted: not where every step takes all rows of the lane, as their order cannot matter."""
-        return bool(self.lane_batch[lane] < self.lane_rows[lane])
+        n_rows, batch = self._lane_sizes[lane]
+        return batch < n_rows
 
     def chunks(self, lane: int) -> NDArray[np.int64]:
         """Chunks that a lane owns, in the order of the store."""
         return np.arange(lane, self.n_chunks, self.lanes)
 
     @cached_property
-    def _epoch(self) -> Callable[[int, int], tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    def _epoch(self) -> Callable[[int, int], tuple[NDArray[np.int64], list[int]]]:
         return lru_cache(maxsize=4 * self.lanes)(self._plan_epoch)
 
-    def _plan_epoch(self, lane: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    @cached_property
+    def _lane_sizes(self) -> list[tuple[int, int]]:
+        """Rows and rows of a step of each lane, as Python's integers, which are quicker one at a time."""
+        return list(zip(self.lane_rows.tolist(), self.lane_batch.tolist(), strict=True))
+
+    def _plan_epoch(self, lane: int, epoch: int) -> tuple[NDArray[np.int64], list[int]]:
         """Chunk order of one epoch, and the row offsets at which its pools start, with the end appended."""
-        chunks = self.chunks(lane)
-        if self.shuffled(lane) and len(chunks) > self.pool_chunks:
+        chunks, size = self.chunks(lane), self._pool_size(lane)
+        if self.shuffled(lane) and len(chunks) > size:
             chunks = keyed_generator(self.seed, "chunks", lane, epoch).permutation(chunks)
         lengths = self.starts[chunks + 1] - self.starts[chunks]
         ends = np.append(0, np.cumsum(lengths))
-        return chunks, np.append(ends[: -1 : self.pool_chunks], ends[-1])
+        return chunks, [*ends[:-1:size].tolist(), int(ends[-1])]
+
+    def _pool_size(self, lane: int) -> int:
+        """Chunks of a pool: one where rows stay in order, so that nothing has to be copied."""
+        return self.pool_chunks if self.shuffled(lane) else 1
 
     def n_pools(self, lane: int) -> int:
         """Pools that a lane reads in one epoch."""
-        return -(-len(self.chunks(lane)) // self.pool_chunks)
+        return -(-len(self.chunks(lane)) // self._pool_size(lane))
 
     def pool_key(self, lane: int, epoch: int, pool: int) -> tuple[int, int]:
         """What identifies the content of a pool: pools that are never permuted are the same in all epochs."""
         return (epoch, pool) if self.shuffled(lane) else (0, pool)
 
-    def pool(self, lane: int, epoch: int, pool: int) -> Pool:
-        """Chunks of one pool and the order of their rows."""
-        order, offsets = self._epoch(lane, epoch)
-        chunks = tuple(int(c) for c in order[pool * self.pool_chunks : (pool + 1) * self.pool_chunks])
+    def members(self, lane: int, epoch: int, pool: int) -> NDArray[np.int64]:
+        """Chunks of one pool."""
+        size = self._pool_size(lane)
+        return self._epoch(lane, epoch)[0][pool * size : (pool + 1) * size]
+
+    def order(self, lane: int, epoch: int, pool: int) -> NDArray[np.int64]:
+        """Positions in the concatenated chunks of a pool in the order of visits."""
+        offsets = self._epoch(lane, epoch)[1]
+        n_rows = offsets[pool + 1] - offsets[pool]
         if not self.shuffled(lane):
-            return Pool(chunks, None)
-        n_rows = int(offsets[pool + 1] - offsets[pool])
-        return Pool(chunks, keyed_generator(self.seed, "rows", lane, epoch, pool).permutation(n_rows))
+            return np.arange(n_rows)
+        return keyed_generator(self.seed, "rows", lane, epoch, pool).permutation(n_rows)
 
     def segments(self, step: int, lane: int) -> tuple[Segment, ...]:
         """Contiguous pieces of permuted pools that make up the batch of ``(step, lane)``, in order."""
-        n_rows, batch = int(self.lane_rows[lane]), int(self.lane_batch[lane])
+        n_rows, batch = self._lane_sizes[lane]
         position, end = step * batch, (step + 1) * batch
         found = []
         while position < end:
             epoch, offset = divmod(position, n_rows)
             offsets = self._epoch(lane, epoch)[1]
-            pool = int(np.searchsorted(offsets, offset, side="right")) - 1
-            start = offset - int(offsets[pool])
-            stop = min(start + end - position, int(offsets[pool + 1] - offsets[pool]))
+            pool = bisect_right(offsets, offset) - 1
+            start = offset - offsets[pool]
+            stop = min(start + end - position, offsets[pool + 1] - offsets[pool])
             found.append(Segment(epoch, pool, start, stop))
             position += stop - start
         return tuple(found)
@@ -231,9 +239,9 @@ class Plan:
 
     def pool_rows(self, lane: int, epoch: int, pool: int) -> NDArray[np.int64]:
         """Row numbers of a pool in the order in which they are visited."""
-        plan = self.pool(lane, epoch, pool)
-        rows = np.concatenate([np.arange(self.starts[c], self.starts[c + 1]) for c in plan.chunks])
-        return rows if plan.order is None else rows[plan.order]
+        chunks = self.members(lane, epoch, pool)
+        rows = np.concatenate([np.arange(self.starts[c], self.starts[c + 1]) for c in chunks])
+        return rows[self.order(lane, epoch, pool)]
 
     def rows(self, step: int, lane: int) -> NDArray[np.int64]:
         """Row numbers of the batch of ``(step, lane)``, in the order in which they are evaluated."""

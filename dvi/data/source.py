@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dvi.data.chunks import Runs, lengths_of, regular_chunks, row_nbytes, rows_per_chunk, runs_of
 from dvi.data.memory import DeliveredReader, DetachedReader, is_in_memory
+from dvi.data.picks import aligned_empty
 from dvi.errors import ArgumentError, DataError, DviWarning, NonFiniteError
 from dvi.types import AnyArray, Reader
 
@@ -122,6 +123,17 @@ class Source:
                 check_finite(slab, f"{name!r} ({reader.label}), chunk {chunk}", first_row=start)
             self.found_finite.add(chunk)
         return slabs
+
+    @property
+    def whole(self) -> tuple[AnyArray, ...] | None:
+        """All rows of every array, where all of them are in memory in the form that kernels take."""
+        arrays = [getattr(reader, "whole", None) for reader in self.readers]
+        held = tuple(array for array in arrays if array is not None)
+        return held if len(held) == len(arrays) else None
+
+    def empty(self, n_rows: int) -> tuple[AnyArray, ...]:
+        """Memory for some rows of every array."""
+        return tuple(aligned_empty((n_rows, *reader.shape[1:]), reader.dtype) for reader in self.readers)
 
     def head(self, n: int) -> tuple[AnyArray, ...]:
         """First ``n`` rows of every array, or all rows if there are fewer."""

@@ -14,12 +14,13 @@ import numpy as np
 
 from dvi.data.picks import Picks
 from dvi.data.plan import Plan, default_block_rows, default_lanes, default_pool_chunks
+from dvi.data.resident import Block, Budget
 from dvi.data.source import Source
-from dvi.data.stream import Block, Stream
+from dvi.data.stream import Stream
 from dvi.errors import ModelError, NonFiniteError
 from dvi.model.compile import CompiledKernel, Program, compile_kernel
 from dvi.model.graph import DataTerm
-from dvi.types import AnyArray, Evaluation, FloatArray, Round
+from dvi.types import NOWHERE, AnyArray, Evaluation, FloatArray, Round, Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,13 +127,16 @@ class LaneEvaluator:
     Parameters
     ----------
     problem : Problem
+    threads : int
+        Threads that read ahead.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, threads: int = 1) -> None:
         self.problem = problem
         self.leaves = problem.leaves
-        self._background = ThreadPoolExecutor(1, thread_name_prefix="dvi-read")
-        self._streams = [Stream(term.source, term.plan, self._background) for term in problem.terms]
+        self._background = ThreadPoolExecutor(threads, thread_name_prefix="dvi-read")
+        self._budget = Budget()
+        self._streams = [Stream(t.source, t.plan, self._background, self._budget) for t in problem.terms]
         self._kernels = [_compile(term) for term in problem.terms]
         self._prior = None if problem.prior is None else compile_kernel(problem.prior)
 
@@ -151,22 +155,31 @@ class LaneEvaluator:
         if self._prior is not None and place.term == PRIOR:
             return Evaluation(*self._prior(round.Z), 0)
         term, lane, _ = place
-        kernel, plan = self._kernels[term], self.problem.terms[term].plan
-        loglik, score, n_rows = np.zeros(len(round.Z)), np.zeros(round.Z.shape), 0
-        with np.errstate(over="ignore", invalid="ignore"):
-            for block in self._blocks(term, lane, round.step):
-                value, gradient = kernel(round.Z, *block)
-                loglik += value
-                score += gradient
-                n_rows += len(block[0])
+        loglik, score = np.zeros(len(round.Z)), np.zeros(round.Z.shape)
+        n_rows = self._add(term, lane, round, loglik, score)
         if not (np.isfinite(loglik).all() and np.isfinite(score).all()):
             raise NonFiniteError(self._explain(term, lane, round))
-        weight = plan.weight(lane)
-        return Evaluation(weight * loglik, weight * score, n_rows)
+        weight = self.problem.terms[term].plan.weight(lane)
+        loglik *= weight
+        score *= weight
+        return Evaluation(loglik, score, n_rows)
+
+    def _add(self, term: int, lane: int, round: Round, loglik: FloatArray, score: FloatArray) -> int:
+        """Add log likelihood and score over the rows of a lane, and return how many rows there are."""
+        planned, kernel, n_rows = self.problem.terms[term], self._kernels[term], 0
+        size = planned.plan.block_rows
+        for rows in self._streams[term].rows(round.step, lane):
+            n_rows += len(rows)
+            if not planned.picks.axes:
+                kernel.add(round.Z, loglik, score, rows, size)
+                continue
+            for start in range(0, len(rows), size):
+                picked = planned.picked(rows.block(start, min(start + size, len(rows))), round.step)
+                kernel.add(round.Z, loglik, score, Rows(picked, NOWHERE, picked), size)
+        return n_rows
 
     def _blocks(self, term: int, lane: int, step: int) -> Iterator[Block]:
-        blocks, planned = self._streams[term].blocks(step, lane), self.problem.terms[term]
-        return (planned.picked(block, step) for block in blocks) if planned.picks.axes else blocks
+        return (self.problem.terms[term].picked(block, step) for block in self._streams[term].blocks(step, lane))
 
     def check_rows_independent(self, leaf: int, Z: FloatArray) -> None:
         """Refuse a likelihood in which the value of a row depends on the other rows of its batch.
@@ -193,7 +206,8 @@ class LaneEvaluator:
     def use(self, term: int, source: Source) -> None:
         """Read a term from another view of the same source, for instance one with rows delivered to this process."""
         stream = self._streams[term]
-        self._streams[term] = Stream(source, stream.plan, self._background)
+        stream.drop(set(range(stream.plan.lanes)))
+        self._streams[term] = Stream(source, stream.plan, self._background, self._budget)
 
     def drop(self, leaves: set[int]) -> None:
         """Forget the rows of leaves that are now read elsewhere."""

@@ -27,7 +27,7 @@ class ThreadsExecutor:
         self.problem = problem
         self._n_leaves = len(problem.leaves)
         self._threads = max(1, threads)
-        self._evaluator = LaneEvaluator(problem)
+        self._evaluator = LaneEvaluator(problem, self._threads)
         self._limits = threadpool_limits(limits=1)  # OpenBLAS splits its sums by its thread count
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="dvi-lane") if self._threads > 1 else None
 

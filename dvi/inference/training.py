@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from dvi.inference.averaging import TailAverage
 from dvi.inference.curvature import empty_sums, with_pairs
 from dvi.inference.norms import total_norm_constraint
 from dvi.inference.optimizers import learning_rate_of
-from dvi.inference.schedules import observe, start_rate
+from dvi.inference.schedules import ObservingSchedule, observe, start_rate
 from dvi.randomness import keyed_generator
 from dvi.types import Family, FloatArray, Kernel, Objective, Optimizer, Round, State, StepInfo, Work
 
@@ -60,6 +60,11 @@ class VariationalTraining:
     origin: int = 0
     points: FloatArray | None = None
     curved_from: int | None = None
+
+    @cached_property
+    def _observes(self) -> bool:
+        """Whether the learning rate depends on the losses."""
+        return isinstance(learning_rate_of(self.optimizer), ObservingSchedule)
 
     def initial(self, theta: FloatArray) -> State:
         """The state before the first step."""
@@ -123,8 +128,9 @@ class VariationalTraining:
         theta, slots = self.optimizer.update(
             state.step - self.origin, state.theta, loss_gradient, state.slots, float(state.rate[0])
         )
+        theta.flags.writeable = False
         average = self.averaging.update(state.step, theta, state.average)
-        rate = observe(learning_rate_of(self.optimizer), state.rate, -value)
+        rate = observe(learning_rate_of(self.optimizer), state.rate, -value) if self._observes else state.rate
         return State(state.step + 1, theta, slots, average, rate, state.curvature)
 
     def learning_rate(self, state: State) -> float:

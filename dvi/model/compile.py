@@ -16,13 +16,15 @@ from pytensor.graph.basic import Variable
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
 
 from dvi.model import kernel_cache
-from dvi.types import AnyArray, FloatArray
+from dvi.model.rewrites import FOR_FUSION
+from dvi.types import NOWHERE, AnyArray, FloatArray, Rows
 
 logger = logging.getLogger(__name__)
 
 # PyTensor sets its global mode while it builds a function, and two threads at once leave it wrong for good.
 BUILDING = threading.RLock()
 # Without PyTensor's own BLAS rewrites, which warn where no compiler finds a library to link.
+_REWRITES = RewriteDatabaseQuery(include=["fast_run", "numba"])
 INTERPRETED = Mode("py", RewriteDatabaseQuery(include=["fast_compile"], exclude=["BlasOpt"]))
 
 
@@ -59,9 +61,16 @@ class CompiledKernel:
     constants: tuple[AnyArray, ...]
 
     def __call__(self, Z: FloatArray, *blocks: AnyArray) -> tuple[FloatArray, FloatArray]:
-        values, gradients = np.empty(len(Z)), np.empty(Z.shape)
-        self.function(Z, values, gradients, *blocks, *self.constants)
+        values, gradients = np.zeros(len(Z)), np.zeros(Z.shape)
+        if blocks:
+            self.add(Z, values, gradients, Rows(blocks, NOWHERE, blocks), len(blocks[0]))
+        else:
+            self.function(Z, values, gradients, *self.constants)
         return values, gradients
+
+    def add(self, Z: FloatArray, values: FloatArray, gradients: FloatArray, rows: Rows, size: int) -> None:
+        """Add value and gradient over some rows, ``size`` of them at a time."""
+        self.function(Z, values, gradients, size, rows.places, *rows.arrays, *rows.buffers, *self.constants)
 
 
 def compile_kernel(program: Program, example: tuple[AnyArray, ...] = ()) -> CompiledKernel:
@@ -98,7 +107,7 @@ def _build(program: Program) -> CompiledKernel:
         built = pytensor.function(
             [program.z, *program.blocks, *program.constants],
             list(program.outputs),
-            mode=Mode(kernel_cache.KernelLinker(), RewriteDatabaseQuery(include=["fast_run", "numba"])),
+            mode=Mode(kernel_cache.KernelLinker(len(program.blocks)), _REWRITES).register((FOR_FUSION, 48.5)),
             on_unused_input="ignore",
         )
     return CompiledKernel(built.vm.jit_fn, tuple(np.require(v, requirements=["C", "A", "W"]) for v in program.values))
@@ -106,7 +115,8 @@ def _build(program: Program) -> CompiledKernel:
 
 def _arguments(program: Program, kernel: CompiledKernel, example: tuple[AnyArray, ...]) -> tuple[AnyArray, ...]:
     Z = np.zeros((1, program.z.type.shape[0]))
-    return (Z, np.zeros(1), np.zeros_like(Z), *example, *kernel.constants)
+    rows: tuple[Any, ...] = (2, NOWHERE, *example, *example) if program.blocks else ()
+    return (Z, np.zeros(1), np.zeros_like(Z), *rows, *kernel.constants)
 
 
 @dataclass(eq=False)

@@ -85,7 +85,7 @@ def test_streams_hand_out_the_rows_of_the_plan_in_any_order_of_asking(plan: Plan
         stream = Stream(source, plan, background)
         for step in steps:
             for lane in range(plan.lanes):
-                blocks = list(stream.blocks(step, lane))
+                blocks = [tuple(map(np.copy, block)) for block in stream.blocks(step, lane)]
                 rows = plan.rows(step, lane)
                 np.testing.assert_array_equal(np.concatenate([b[1] for b in blocks]), index[rows])
                 np.testing.assert_array_equal(np.concatenate([b[0] for b in blocks]), data[rows])

@@ -1,0 +1,88 @@
+"""What the benchmarks found, as one table, one JSON file and one figure, once all of them have run."""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from tests.benchmarks.figure import draw
+from tests.benchmarks.measuring import Measurement
+
+FOLDER = Path(os.environ.get("DVI_BENCH_OUT", "bench-results"))
+VERSIONS = (
+    "dask-vi",
+    "pymc",
+    "pytensor",
+    "numba",
+    "numpy",
+    "zarr",
+    "dask",
+    "pymc-extras",
+    "numpyro",
+    "jax",
+    "torch",
+    "xbatcher",
+)
+_found: list[Measurement] = []
+
+
+@pytest.fixture
+def report() -> Callable[[Measurement], None]:
+    """Put a measurement in the table."""
+
+    def add(measurement: Measurement) -> None:
+        _found.append(measurement)
+        print("\n" + line(measurement), flush=True)
+
+    return add
+
+
+def line(m: Measurement) -> str:
+    spread = f"{min(m.ratios):.2f} to {max(m.ratios):.2f}"
+    return (
+        f"{m.row:>2} {m.work}: dvi {m.ours:.4g} {m.unit}, {m.peer} {m.theirs:.4g} {m.unit}, "
+        f"ratio {m.ratio:.2f} ({spread}), target {m.target:g}"
+    )
+
+
+def versions() -> dict[str, str]:
+    known = {}
+    for name in VERSIONS:
+        try:
+            known[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return known
+
+
+def pytest_sessionfinish() -> None:
+    if not _found:
+        return
+    rows = sorted(_found, key=lambda m: m.row)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    machine = {
+        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(), "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "load": os.getloadavg()[0], "versions": versions(),
+    }  # fmt: skip
+    found = {"machine": machine, "measurements": [m.as_json() for m in rows]}
+    (FOLDER / "benchmarks.json").write_text(json.dumps(found, indent=1) + "\n")
+    draw(rows, FOLDER / "benchmarks.svg")
+    table = Table(box=None, title=f"medians of rounds, on {machine['cores']} cores")
+    for column in ("", "work", "dvi", "against", "", "ratio", "spread", "target", ""):
+        table.add_column(column, justify="left" if column in {"work", "against"} else "right")
+    for m in rows:
+        table.add_row(
+            str(m.row), m.work, f"{m.ours:.4g} {m.unit}", m.peer, f"{m.theirs:.4g} {m.unit}", f"{m.ratio:.2f}",
+            f"{min(m.ratios):.2f} to {max(m.ratios):.2f}", f"{m.target:g}", "reached" if m.reached else "missed",
+        )  # fmt: skip
+    Console(width=160).print(table)
