@@ -201,6 +201,11 @@ class Plan:
         """Pools that a lane reads in one epoch."""
         return -(-len(self.chunks(lane)) // self._pool_size(lane))
 
+    def most_pool_rows(self, lane: int) -> int:
+        """Rows of the largest pool that a lane may load."""
+        lengths = np.sort(np.diff(self.starts)[self.chunks(lane)])
+        return int(lengths[-self._pool_size(lane) :].sum())
+
     def pool_key(self, lane: int, epoch: int, pool: int) -> tuple[int, int]:
         """What identifies the content of a pool: pools that are never permuted are the same in all epochs."""
         return (epoch, pool) if self.shuffled(lane) else (0, pool)

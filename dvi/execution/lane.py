@@ -14,13 +14,15 @@ import numpy as np
 
 from dvi.data.picks import Picks
 from dvi.data.plan import Plan, default_block_rows, default_lanes, default_pool_chunks
-from dvi.data.resident import Block, Budget
+from dvi.data.resident import CACHE_BYTES, Block, Budget
 from dvi.data.source import Source
 from dvi.data.stream import Stream
 from dvi.errors import ModelError, NonFiniteError
+from dvi.execution.nonfinite import explanation, first_bad
 from dvi.model.compile import CompiledKernel, Program, compile_kernel
 from dvi.model.graph import DataTerm
-from dvi.types import NOWHERE, AnyArray, Evaluation, FloatArray, Round, Rows
+from dvi.model.layout import Layout
+from dvi.types import NOWHERE, Evaluation, FloatArray, Round, Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,7 @@ class LaneTerm:
     program: Program
     picks: Picks
     seed: int  # of the picks
+    layout: Layout
 
     def picked(self, block: Block, step: int) -> Block:
         """What a step takes of some rows, where it takes a part of other axes too."""
@@ -66,11 +69,14 @@ class Problem:
         Evaluated beside the data terms where draws are many, so that hosts share it; else beside the optimizer.
     blocks : int
         Parts into which the draws of a round are cut; more than one for particles, which are many.
+    lenient : bool
+        Return what is not finite, for the training to skip, in place of an error that explains it.
     """
 
     terms: tuple[LaneTerm, ...]
     prior: Program | None = None
     blocks: int = 1
+    lenient: bool = False
 
     @cached_property
     def leaves(self) -> tuple[Leaf, ...]:
@@ -88,6 +94,12 @@ class Problem:
         """Term and chunk of everything that some leaves read."""
         owned = dict.fromkeys(self.leaves[i][:2] for i in leaves if self.leaves[i].term != PRIOR)
         return [(term, int(c)) for term, lane in owned for c in self.terms[term].plan.chunks(lane)]
+
+    def pool_bytes(self, leaves: range) -> int:
+        """Decoded bytes that some leaves hold at once at most, besides what is kept: two pools of each lane."""
+        owned = {self.leaves[i][:2] for i in leaves if self.leaves[i].term != PRIOR}
+        terms = ((self.terms[term].source, self.terms[term].plan, lane) for term, lane in owned)
+        return sum(2 * plan.most_pool_rows(lane) * source.row_nbytes for source, plan, lane in terms)
 
     def empty(self, round: Round) -> Evaluation:
         """The evaluation of no rows."""
@@ -117,7 +129,7 @@ def plan_problem(
         block_rows = default_block_rows(source.row_nbytes)
         own = seed if batch.seed is None else batch.seed
         plan = Plan(source.starts, batch_size, n_lanes, pool_chunks, block_rows, own)
-        planned.append(LaneTerm(term.names, source, plan, term.program, batch.picks, seed))
+        planned.append(LaneTerm(term.names, source, plan, term.program, batch.picks, seed, term.layout))
     return Problem(tuple(planned), prior, blocks)
 
 
@@ -129,13 +141,15 @@ class LaneEvaluator:
     problem : Problem
     threads : int
         Threads that read ahead.
+    cache_bytes : int
+        Decoded chunks that are kept between epochs.
     """
 
-    def __init__(self, problem: Problem, threads: int = 1) -> None:
+    def __init__(self, problem: Problem, threads: int = 1, cache_bytes: int = CACHE_BYTES) -> None:
         self.problem = problem
         self.leaves = problem.leaves
         self._background = ThreadPoolExecutor(threads, thread_name_prefix="dvi-read")
-        self._budget = Budget()
+        self._budget = Budget(cache_bytes)
         self._streams = [Stream(t.source, t.plan, self._background, self._budget) for t in problem.terms]
         self._kernels = [_compile(term) for term in problem.terms]
         self._prior = None if problem.prior is None else compile_kernel(problem.prior)
@@ -157,7 +171,7 @@ class LaneEvaluator:
         term, lane, _ = place
         loglik, score = np.zeros(len(round.Z)), np.zeros(round.Z.shape)
         n_rows = self._add(term, lane, round, loglik, score)
-        if not (np.isfinite(loglik).all() and np.isfinite(score).all()):
+        if not (self.problem.lenient or (np.isfinite(loglik).all() and np.isfinite(score).all())):
             raise NonFiniteError(self._explain(term, lane, round))
         weight = self.problem.terms[term].plan.weight(lane)
         loglik *= weight
@@ -215,51 +229,13 @@ class LaneEvaluator:
             stream.drop({self.leaves[i].lane for i in leaves if self.leaves[i].term == t})
 
     def _explain(self, term: int, lane: int, round: Round) -> str:
-        """Find the first row whose log likelihood or score is not finite, and say where it is stored."""
-        named, kernel = self.problem.terms[term], self._kernels[term]
-        rows = named.plan.rows(round.step, lane)
-        position = 0
-        for block in self._blocks(term, lane, round.step):
-            found = first_bad_row(kernel, round.Z, block)
-            if found is not None:
-                row = int(rows[position + found])
-                chunk = int(np.searchsorted(named.plan.starts, row, side="right")) - 1
-                values = ", ".join(
-                    f"{name}={_short(array[found])}" for name, array in zip(named.source.names, block, strict=True)
-                )
-                return (
-                    f"the log likelihood of {', '.join(named.names)} is not finite at step {round.step}: first at row "
-                    f"{row} in chunk {chunk}, where {values}; check that row, and priors that reach extreme values"
-                )
-            position += len(block[0])
-        return (
-            f"the log likelihood of {', '.join(named.names)} overflows in the sum over rows at step {round.step}; "
-            "rescale the data, or use priors that keep the parameters in range"
-        )
+        planned, kernel = self.problem.terms[term], self._kernels[term]
+        bad = first_bad(kernel, round.Z, self._blocks(term, lane, round.step))
+        return explanation(planned.names, planned.source.names, planned.plan, planned.layout, lane, round, bad)
 
     def close(self) -> None:
         """Stop reading ahead."""
         self._background.shutdown(wait=False, cancel_futures=True)
-
-
-def first_bad_row(kernel: CompiledKernel, Z: FloatArray, block: Block) -> int | None:
-    """Position of the first row of a block at which value or gradient is not finite, found by bisection."""
-
-    def bad(start: int, stop: int) -> bool:
-        value, gradient = kernel(Z, *(array[start:stop] for array in block))
-        return not (np.isfinite(value).all() and np.isfinite(gradient).all())
-
-    start, stop = 0, len(block[0])
-    if not bad(start, stop):
-        return None
-    while stop - start > 1:
-        middle = (start + stop) // 2
-        start, stop = (start, middle) if bad(start, middle) else (middle, stop)
-    return start
-
-
-def _short(value: AnyArray) -> str:
-    return np.array2string(np.asarray(value), precision=6, threshold=8)
 
 
 def _compile(term: LaneTerm) -> CompiledKernel:

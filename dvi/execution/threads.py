@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from dvi.data.resident import CACHE_BYTES
 from dvi.execution.lane import PRIOR, LaneEvaluator, Problem
 from dvi.execution.tree import Node, assign, combine, height
 from dvi.types import Evaluation, Report, Round, State, StepInfo, Training, Work
@@ -20,14 +21,16 @@ class ThreadsExecutor:
     ----------
     problem : Problem
     threads : int
-        Threads that run kernels. One more reads ahead.
+        Threads that run kernels. As many read ahead.
+    cache_bytes : int
+        Decoded chunks that are kept between epochs.
     """
 
-    def __init__(self, problem: Problem, threads: int) -> None:
+    def __init__(self, problem: Problem, threads: int, cache_bytes: int = CACHE_BYTES) -> None:
         self.problem = problem
         self._n_leaves = len(problem.leaves)
         self._threads = max(1, threads)
-        self._evaluator = LaneEvaluator(problem, self._threads)
+        self._evaluator = LaneEvaluator(problem, self._threads, cache_bytes)
         self._limits = threadpool_limits(limits=1)  # OpenBLAS splits its sums by its thread count
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="dvi-lane") if self._threads > 1 else None
 

@@ -47,6 +47,9 @@ class VariationalTraining:
         The same noise at every step, for a family whose draws are its particles.
     curved_from : int, optional
         Step from which the curvature is learned from pairs of draws.
+    lenient : bool
+        Leave the parameters as they are at a step whose objective or gradient is not finite, and report NaN for it,
+        in place of an error.
     """
 
     family: Family
@@ -60,6 +63,7 @@ class VariationalTraining:
     origin: int = 0
     points: FloatArray | None = None
     curved_from: int | None = None
+    lenient: bool = False
 
     @cached_property
     def _observes(self) -> bool:
@@ -106,21 +110,25 @@ class VariationalTraining:
             logp, score = logp + log_prior, score + prior_score
         work = self.objective.work(asked.Z, score)
         results = [] if work is None else (yield work)
-        value, gradient = self.objective.gradient(self.family, state.theta, eps, logp, score, results)
-        self._check(state, value, gradient)
+        with np.errstate(over="ignore", invalid="ignore"):
+            value, gradient = self.objective.gradient(self.family, state.theta, eps, logp, score, results)
+            finite = _finite(value, gradient)
+        if not finite:
+            self._refuse(state, value)
+            return replace(state, step=state.step + 1), StepInfo(math.nan, evaluation.n_rows)
         done = self._apply(state, value, -gradient)
         if self.curved_from is not None and state.step >= self.curved_from:
-            done = replace(done, curvature=with_pairs((state.curvature[0], state.curvature[1]), asked.Z, score))
+            done = replace(done, curvature=with_pairs(state.curvature, asked.Z, score))
         return done, StepInfo(value, evaluation.n_rows)
 
-    def _check(self, state: State, value: float, gradient: FloatArray) -> None:
-        """Refuse what is not finite. The sum of a gradient tells in one pass, but for sums that overflow."""
-        if math.isfinite(value) and (math.isfinite(np.add.reduce(gradient)) or np.isfinite(gradient).all()):
-            return
-        raise NonFiniteError(
-            f"the objective is {value} at step {state.step + 1}: the log density of priors, potentials and ordinary "
-            "observed variables, or its gradient, is not finite there; check their values, or lower the learning rate"
-        )
+    def _refuse(self, state: State, value: float) -> None:
+        """Refuse a step that cannot be done, unless it is to be skipped."""
+        if not self.lenient:
+            raise NonFiniteError(
+                f"the objective is {value} at step {state.step + 1}: the log density of priors, potentials and "
+                "ordinary observed variables, or its gradient, is not finite there; check their values, or lower the "
+                "learning rate"
+            )
 
     def _apply(self, state: State, value: float, loss_gradient: FloatArray) -> State:
         if self.max_norm is not None:
@@ -146,6 +154,11 @@ class VariationalTraining:
         """How far the mean ``(d,)`` has moved between the average before the tail and that over it."""
         before = self.averaging.earlier(state.theta, state.average)
         return self.family.mean(self.result(state)) - self.family.mean(before)
+
+
+def _finite(value: float, gradient: FloatArray) -> bool:
+    """Whether a step can be done. The sum of a gradient tells in one pass, but for sums that overflow."""
+    return math.isfinite(value) and bool(math.isfinite(np.add.reduce(gradient)) or np.isfinite(gradient).all())
 
 
 @lru_cache(maxsize=4)

@@ -45,12 +45,15 @@ class DataTerm:
         Evaluated on what ``batch.picks`` takes of each block of rows.
     origin : Batch
         The batch of the model, whose arrays can be replaced.
+    layout : Layout
+        What the elements of the flat vector mean.
     """
 
     names: tuple[str, ...]
     batch: Batch
     program: Program
     origin: Batch
+    layout: Layout
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +179,7 @@ def _data_term(batch: Batch, terms: list[Term], value_vars: list[TensorLike], la
               for c, name in zip(columns, restricted.names, strict=True)}  # fmt: skip
     total = graph_replace([total], {v: blocks[column] for v, column in used.items()}, strict=False)[0]
     program = _program(total, value_vars, layout, tuple(blocks[c] for c in columns))
-    return DataTerm(tuple(t.name for t in terms), restricted, program, batch)
+    return DataTerm(tuple(t.name for t in terms), restricted, program, batch, layout)
 
 
 def _program(

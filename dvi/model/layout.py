@@ -84,6 +84,13 @@ class Layout:
                 labels += [f"{e.value_name}[{', '.join(map(str, i))}]" for i in np.ndindex(*e.shape)]
         return labels
 
+    def label(self, index: int) -> str:
+        """The label of one element of the flat vector."""
+        e = next(e for e in self.entries if e.start <= index < e.stop)
+        if not e.shape:
+            return e.value_name
+        return f"{e.value_name}[{', '.join(map(str, np.unravel_index(index - e.start, e.shape)))}]"
+
     def difference(self, other: Layout) -> str | None:
         """What differs from another layout in one sentence, or None where a flat vector means the same in both."""
         mine = {e.name: e for e in self.entries}

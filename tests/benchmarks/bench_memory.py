@@ -1,23 +1,27 @@
 """Peak resident memory of the client and of each worker while fitting a store that is larger than that.
 
-Prints, for each place to run, the peak above what importing PyMC costs in a process of its own. ``DVI_BENCH_GB``
-sets the size of the store, 4 by default.
+For each place to run, the peak above what importing PyMC costs in a process of its own, and how it grows with the
+store. ``DVI_BENCH_GB`` sets the sizes of the stores, ``0.4,4`` by default.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
-GB = float(os.environ.get("DVI_BENCH_GB", "4"))
+from tests.benchmarks.measuring import Measurement
+
+SIZES = [float(gb) for gb in os.environ.get("DVI_BENCH_GB", "0.4,4").split(",")]
 COLUMNS, CHUNK_ROWS = 100, 5000
 LIMIT_MB = 700
 
@@ -56,10 +60,8 @@ def run(code: str, *arguments: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("memory") / "store.zarr"
-    n_chunks = max(1, int(GB * 1e9 / (COLUMNS * CHUNK_ROWS * 8)))
+def make_store(folder: Path, gb: float) -> Path:
+    n_chunks = max(1, int(gb * 1e9 / (COLUMNS * CHUNK_ROWS * 8)))
     n_rows = n_chunks * CHUNK_ROWS
     x = zarr.create_array(
         folder / "x", shape=(n_rows, COLUMNS), chunks=(CHUNK_ROWS, COLUMNS), dtype="f8", compressors=None
@@ -73,18 +75,38 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def bench_memory(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Peak above importing PyMC, in MB, over half an epoch."""
-    steps = max(10, int(GB * 1e9 / (COLUMNS * 8) / 20_000 / 2))
+def peak_above_pymc(folder: Path, gb: float, workers: int) -> float:
+    """Largest peak of all processes over half an epoch, in MB."""
+    steps = max(10, int(gb * 1e9 / (COLUMNS * 8) / 20_000 / 2))
     base = float(run("import pymc\n" + PEAK + "print(peak())"))
-    script = store.parent / "fit.py"
+    script = folder / "fit.py"
     script.write_text(FIT.format(peak=textwrap.dedent(PEAK), steps=steps))
-    for workers in (0, 2):
-        done = subprocess.run(
-            [sys.executable, str(script), str(store), str(workers)], capture_output=True, text=True, check=True
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder / f"{gb}"), str(workers)], capture_output=True, text=True, check=True
+    )
+    return max(json.loads(done.stdout.strip().splitlines()[-1]).values()) - base
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def bench_memory(report: Callable[[Measurement], None], tmp_path: Path, workers: int) -> None:
+    """Peak above importing PyMC for the smallest store against that for the largest."""
+    peaks = {}
+    for gb in SIZES:
+        store = make_store(tmp_path / f"{gb}", gb)
+        peaks[gb] = peak_above_pymc(tmp_path, gb, workers)
+        shutil.rmtree(store)
+        assert peaks[gb] < LIMIT_MB
+    small, large = peaks[SIZES[0]], peaks[SIZES[-1]]
+    where = f"{workers} workers" if workers else "threads"
+    report(
+        Measurement(
+            15,
+            f"peak memory for {SIZES[-1]:g} GB, {where}",
+            f"{SIZES[0]:g} GB",
+            large,
+            small,
+            "MB",
+            (small / large,),
+            0.9,
         )
-        peaks = json.loads(done.stdout.strip().splitlines()[-1])
-        above = {name.split("/")[-1]: round(value - base) for name, value in peaks.items()}
-        with capsys.disabled():
-            print(f"\nstore {GB} GB, importing pymc {base:.0f} MB, {workers or 'no'} workers, MB above it: {above}")
-        assert max(above.values()) < LIMIT_MB
+    )

@@ -1,12 +1,7 @@
-"""A step of Stein variational gradient descent against PyMC's, side by side in one process.
-
-Five rounds, in each of which both run the same number of steps; medians, with the smallest and the largest ratio.
-"""
+"""A step of Stein variational gradient descent against PyMC's, on full data and on batches."""
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -14,9 +9,10 @@ import pymc as pm
 import pytest
 
 import dvi
+from tests.benchmarks.measuring import Measurement, faster, in_turn, seconds, seconds_a_step
 
-ROUNDS = 5
-SIZES = [(1000, 1, 20.0), (2000, 50, 5.0)]  # particles, parameters, ratio asked for
+Report = Callable[[Measurement], None]
+SIZES = [(1000, 1, 20.0), (2000, 50, 5.0)]  # particles, parameters, target
 
 
 def model(d: int) -> pm.Model:
@@ -26,40 +22,22 @@ def model(d: int) -> pm.Model:
     return made
 
 
-def seconds(function: Callable[[int], object], steps: int) -> float:
-    started = time.perf_counter()
-    function(steps)
-    return (time.perf_counter() - started) / steps
-
-
-@pytest.mark.parametrize(("particles", "d", "asked"), SIZES)
-def bench_step(particles: int, d: int, asked: float) -> None:
-    """Milliseconds a step, and the ratio."""
+@pytest.mark.parametrize(("particles", "d", "target"), SIZES)
+def bench_step(report: Report, particles: int, d: int, target: float) -> None:
     made = model(d)
     steps = max(5, 20_000 // (particles * d))
     with made:
         peer = pm.SVGD(n_particles=particles, jitter=1, random_seed=1)
     step = peer.objective.step_function(obj_optimizer=pm.sgd(learning_rate=0.01))
-    ours = dvi.SVGD(n_particles=particles, random_seed=1, model=made)
-    ours.fit(3, obj_optimizer=dvi.sgd(0.01), progressbar=False)
-    step()
+    inference = dvi.SVGD(n_particles=particles, random_seed=1, model=made)
 
-    def run_peer(n: int) -> None:
-        for _ in range(n):
+    def ours(n: int) -> object:
+        return inference.fit(n, obj_optimizer=dvi.sgd(0.01), progressbar=False)
+
+    def theirs() -> None:
+        for _ in range(steps):
             step()
 
-    def run_ours(n: int) -> None:
-        ours.fit(n, obj_optimizer=dvi.sgd(0.01), progressbar=False)
-
-    # A fit opens threads and looks up its kernels, which a longer fit shares among more steps: two lengths tell apart.
-    rounds = []
-    for _ in range(ROUNDS):
-        theirs = seconds(run_peer, steps)
-        short, long = seconds(run_ours, steps) * steps, seconds(run_ours, 5 * steps) * 5 * steps
-        rounds.append((theirs, (long - short) / (4 * steps)))
-    ratios = [theirs / mine for theirs, mine in rounds]
-    theirs, mine = (1e3 * statistics.median(column) for column in zip(*rounds, strict=True))
-    print(
-        f"\nSVGD step, {particles} particles of {d}: pymc {theirs:.2f} ms, dvi {mine:.2f} ms, ratio "
-        f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}), asked {asked:g}"
-    )
+    ours(3), theirs()
+    pairs = in_turn(lambda: seconds_a_step(ours, steps), lambda: seconds(theirs) / steps)
+    report(faster(12, f"SVGD step, {particles} particles of {d}", "pm.SVGD", pairs, target))

@@ -167,6 +167,26 @@ def test_what_is_not_finite_is_refused(bad: float, where: str) -> None:
         steps.send(nothing(asked))
 
 
+def test_a_lenient_training_leaves_out_what_is_not_finite() -> None:
+    def answer(asked: Round, value: float) -> Evaluation:
+        return Evaluation(np.full(len(asked.Z), value), np.full(asked.Z.shape, value), 7)
+
+    own = training(lenient=True, averaging=TailAverage(0))
+    before = start(own)
+    for value in (np.nan, np.inf, -np.inf):
+        steps = own.step(before)
+        asked = next(steps)
+        with pytest.raises(StopIteration) as ended:
+            steps.send(answer(asked, value))
+        after, info = ended.value.value
+        assert after.step == before.step + 1
+        assert after.theta is before.theta
+        assert after.slots is before.slots
+        assert after.average is before.average
+        assert np.isnan(info.objective)
+        assert info.n_rows == 7
+
+
 def test_a_gradient_whose_sum_overflows_is_finite() -> None:
     def prior(Z: FloatArray, *blocks: Any) -> tuple[FloatArray, FloatArray]:
         return np.zeros(len(Z)), np.full(Z.shape, 1.5e308)

@@ -55,7 +55,7 @@ def with_layout(evaluator: LaneEvaluator, lengths: list[int], batch_size: int, l
     starts = np.append(0, np.cumsum(lengths))
     plan = Plan(starts, batch_size, lanes, 2, 7, 5)
     source = type(term.source)(term.source.names, term.source.readers, starts)
-    return LaneEvaluator(Problem((LaneTerm(term.names, source, plan, term.program, Picks(), 0),)))
+    return LaneEvaluator(Problem((LaneTerm(term.names, source, plan, term.program, Picks(), 0, term.layout),)))
 
 
 @st.composite

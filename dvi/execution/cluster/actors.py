@@ -12,6 +12,9 @@ import numpy as np
 from distributed import Worker, get_worker
 from distributed.protocol.serialize import to_serialize
 
+from dvi.data.resident import CACHE_BYTES
+from dvi.data.source import format_bytes
+from dvi.errors import DataError
 from dvi.execution.lane import Problem, tune_allocator
 from dvi.execution.threads import ThreadsExecutor
 from dvi.execution.tree import Message, Node, aligned, assign, combine, height
@@ -20,6 +23,9 @@ from dvi.types import AnyArray, Evaluation, FloatArray, Report, Round, State, St
 START_SECONDS = 600.0  # to compile and to read the first rows
 STEP_SECONDS = 30.0  # or SLOWER times the slowest step so far, after which a host that does not answer is given up
 SLOWER = 20.0
+
+POOLS_PART = 0.5  # of a worker's memory, of which Dask begins to spill at 0.6
+CACHED_PART = 8  # one part of so many, for chunks that are kept
 
 type Piece = dict[str, AnyArray]  # rows of one chunk, by array
 
@@ -53,8 +59,12 @@ class LaneHost:
         return None
 
     def _prepare(self, leaves: range, Z: FloatArray) -> None:
+        limit = get_worker().memory_manager.memory_limit
+        check_memory(self._problem, leaves, limit)
         if self._executor is None:
-            self._executor = ThreadsExecutor(self._problem, max(1, get_worker().state.nthreads))
+            threads = max(1, get_worker().state.nthreads)
+            kept = CACHE_BYTES if limit is None else min(CACHE_BYTES, limit // CACHED_PART)
+            self._executor = ThreadsExecutor(self._problem, threads, kept)
         needed = set(self._problem.chunks(leaves))
         self._pieces = {key: piece for key, piece in self._pieces.items() if key in needed}
         for t, term in enumerate(self._problem.terms):
@@ -80,6 +90,30 @@ class LaneHost:
         """Stop reading ahead."""
         if self._executor is not None:
             self._executor.close()
+
+
+def check_memory(problem: Problem, leaves: range, limit: int | None) -> None:
+    """Refuse lanes whose pools do not fit the memory of a worker, at which Dask would pause it and then end it.
+
+    Parameters
+    ----------
+    problem : Problem
+    leaves : range
+        What the worker is to evaluate.
+    limit : int or None
+        Bytes that the worker may use; None for any.
+    """
+    needed = problem.pool_bytes(leaves)
+    if limit is None or needed <= POOLS_PART * limit:
+        return
+    chunks = max(term.source.chunk_nbytes for term in problem.terms)
+    lanes = len({problem.leaves[i][:2] for i in leaves})
+    raise DataError(
+        f"a worker may use {format_bytes(limit)}, of which pools may take {POOLS_PART:.0%}, and its {lanes} lanes "
+        f"would hold two pools each, {format_bytes(needed)} in all, of chunks of up to {format_bytes(chunks)}. Store "
+        "the data in smaller chunks (dvi.ingest), give more workers or more memory (memory_limit=), or fewer lanes "
+        "(lanes=)"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,66 @@
+"""From the start of Python to the first step, with empty and with full caches of compiled code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.measuring import Measurement, faster, in_turn, seconds
+
+Report = Callable[[Measurement], None]
+
+FIT = """
+import numpy as np
+import pymc as pm
+{imports}
+x = np.random.default_rng(0).normal(size=(2000, 5))
+with pm.Model():
+    b = pm.Normal("b", 0, 1, shape=5)
+    xs, ys = {lib}.Minibatch(x, x.sum(axis=1), batch_size=100)
+    pm.Normal("y", xs @ b, pm.HalfNormal("s", 1), observed=ys, total_size=2000)
+    {lib}.fit(1, method="{method}", progressbar=False)
+"""
+OURS, THEIRS = {"imports": "import dvi", "lib": "dvi"}, {"imports": "", "lib": "pm"}
+
+
+def first_step(lib: dict[str, str], method: str, cache: Path) -> float:
+    """Seconds of a process that does one step."""
+    flags = f"base_compiledir={cache}"
+    environment = {k: v for k, v in os.environ.items() if k not in {"DVI_KERNEL_CACHE", "NUMBA_CACHE_DIR"}}
+    environment |= {"PYTENSOR_FLAGS": flags}
+    code = FIT.format(method=method, **lib)
+    return seconds(lambda: subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, check=True))
+
+
+@pytest.mark.parametrize("method", ["fullrank_advi", "svgd"])
+@pytest.mark.parametrize(("cache", "target"), [("empty", 2.5), ("full", 2.0)])
+def bench_first_step(report: Report, tmp_path: Path, method: str, cache: str, target: float) -> None:
+    """A process of its own, which imports, makes a model and does one step."""
+    if cache == "full":
+        folders = iter([tmp_path] * 20)
+        first_step(OURS, method, tmp_path), first_step(THEIRS, method, tmp_path)
+    else:
+        folders = iter([tmp_path / str(i) for i in range(20)])
+    pairs = in_turn(
+        lambda: first_step(OURS, method, next(folders)),
+        lambda: first_step(THEIRS, method, next(folders)),
+        rounds=5 if cache == "full" else 3,
+    )
+    report(faster(13, f"first step of {method}, {cache} cache", "pm.fit", pairs, target))
+
+
+def bench_import(report: Report) -> None:
+    """``import dvi`` against ``import pymc``, which it contains."""
+
+    def imported(name: str) -> float:
+        return seconds(lambda: subprocess.run([sys.executable, "-W", "ignore", "-c", f"import {name}"], check=True))
+
+    imported("dvi")
+    pairs = in_turn(lambda: imported("dvi"), lambda: imported("pymc"))
+    slowest = max(theirs for _, theirs in pairs)
+    report(faster(13, "import dvi", "import pymc", pairs, slowest / (slowest + 0.3)))
