@@ -1,16 +1,17 @@
 # Every target needs only git, make, and Python 3.12 to 3.14 or uv: .ci/venv makes .venv and installs into it.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format typecheck gate bench docs lock clean
+.PHONY: help demo test lint format typecheck gate bench soak fuzz test-slurm test-image docs lock clean
 .DELETE_ON_ERROR:
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DOCS_INSTALLED := .venv/.installed-docs
+BENCH_INSTALLED := .venv/.installed-bench
 ARGS ?=
 export PYTHON
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  ARGS=... is passed on by demo, test, bench and docs; PYTHON=/path/to/python names the interpreter of .venv."
 
@@ -31,18 +32,32 @@ format: $(INSTALLED) ## Repair what lint can repair
 typecheck: $(INSTALLED) ## Check types
 	$(BIN)/mypy --strict dvi
 
-gate: $(INSTALLED) ## Recover exactly known posteriors with 32 seeds: tests/statistical/test_gate.py
-	DVI_GATE_SEEDS=32 $(BIN)/python -m pytest tests/statistical/test_gate.py --override-ini timeout=0 $(ARGS)
+gate: $(INSTALLED) ## Recover known posteriors with 32 seeds, and judge other fits: tests/statistical
+	DVI_GATE_SEEDS=32 $(BIN)/python -m pytest tests/statistical --override-ini timeout=0 $(ARGS)
 
-bench: $(INSTALLED) ## Run the benchmarks: tests/benchmarks/bench_*.py
+bench: $(BENCH_INSTALLED) ## Run the benchmarks, tests/benchmarks/bench_*.py: a table, and bench-results/
 	$(BIN)/python -m pytest tests/benchmarks --override-ini python_files='bench_*.py' \
 		--override-ini python_functions='bench_*' --override-ini timeout=0 --capture=no $(ARGS)
+
+soak: $(INSTALLED) ## Kill processes of fits at random moments, and compare bits: tests/integration/soak.py
+	$(BIN)/python -m tests.integration.soak $(ARGS)
+
+fuzz: $(INSTALLED) ## Give hostile input to everything that reads some: tests/fuzz
+	DVI_FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/fuzz --override-ini timeout=0 --capture=no $(ARGS)
+
+test-slurm: $(INSTALLED) ## Run the tests on a Slurm of this machine's own: Debian's slurm-wlm and munge, as root
+	$(BIN)/python -m pytest tests/integration/slurm $(ARGS)
+
+test-image: ## Build the container image with buildah on a local base, and run its entry point
+	sh tests/deploy/image.sh
 
 docs: $(DOCS_INSTALLED) ## Build the documentation, with what its pages compute: docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going docs docs/_build/html $(ARGS)
 
+# Not the extra `pathfinder`, whose package holds PyMC below the newest version.
 lock: $(INSTALLED) ## Resolve constraints.txt anew, to the newest versions that pyproject.toml allows
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.12 --all-extras --group dev --group bench \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.12 --group dev --group bench \
+		$(addprefix --extra ,dashboard demo docs jobqueue kubernetes metrics parquet plots storage) \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file constraints.txt pyproject.toml
 
 clean: ## Remove .venv, caches and build output
@@ -55,4 +70,8 @@ $(INSTALLED): pyproject.toml constraints.txt .ci/venv
 
 $(DOCS_INSTALLED): $(INSTALLED)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[demo,docs]'
+	touch $@
+
+$(BENCH_INSTALLED): $(INSTALLED)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group bench
 	touch $@

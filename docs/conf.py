@@ -14,13 +14,13 @@ author = "The dvi developers"
 release = version = importlib.metadata.version("dask-vi")
 
 extensions = [
+    "mathml",
     "myst_nb",
     "numpydoc",
     "quickstart",
     "references",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
 ]
 exclude_patterns = ["_build", "_ext", "_generated"]
 templates_path = ["_templates"]
@@ -41,6 +41,7 @@ autodoc_typehints = "none"  # numpydoc shows types beside the parameters
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False  # the template of a class lists them
 
+html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = f"dvi {release}"
 html_theme_options = {"navigation_with_keys": False, "show_toc_level": 2, "secondary_sidebar_items": ["page-toc"]}

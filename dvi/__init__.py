@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from dvi import errors
 
 if TYPE_CHECKING:
-    from dvi import callbacks
+    from dvi import callbacks, cluster
     from dvi.approximation import Approximation
     from dvi.dadvi import DADVI
     from dvi.data.ingest import ingest
+    from dvi.data.locations import open_store
     from dvi.diagnostics import Diagnosis, diagnose
     from dvi.fitting import Inference
     from dvi.groups import Empirical, FullRank, Group, LowRank, MeanField, Structured
@@ -34,9 +36,11 @@ if TYPE_CHECKING:
     from dvi.model.evaluating import evaluating
     from dvi.model.minibatch import Minibatch, Potential
     from dvi.persistence import load
-    from dvi.plots import plot_elbo
+    from dvi.plots import plot_diagnosis, plot_elbo, plot_throughput, plot_trace
     from dvi.prediction import log_likelihood, predict
     from dvi.response import as_full_rank, linear_response
+    from dvi.resuming import resume
+    from dvi.retraining import retrain
     from dvi.svgd import ASVGD, SVGD
 
 __all__ = [
@@ -69,6 +73,7 @@ __all__ = [
     "apply_nesterov_momentum",
     "as_full_rank",
     "callbacks",
+    "cluster",
     "diagnose",
     "errors",
     "evaluating",
@@ -80,8 +85,14 @@ __all__ = [
     "momentum",
     "nesterov_momentum",
     "norm_constraint",
+    "open_store",
+    "plot_diagnosis",
     "plot_elbo",
+    "plot_throughput",
+    "plot_trace",
     "predict",
+    "resume",
+    "retrain",
     "rmsprop",
     "schedules",
     "sgd",
@@ -93,6 +104,7 @@ _HOMES = {
     "dvi.approximation": ("Approximation",),
     "dvi.dadvi": ("DADVI",),
     "dvi.data.ingest": ("ingest",),
+    "dvi.data.locations": ("open_store",),
     "dvi.diagnostics": ("Diagnosis", "diagnose"),
     "dvi.fitting": ("Inference",),
     "dvi.groups": (
@@ -137,21 +149,27 @@ _HOMES = {
     ),
     "dvi.persistence": ("load",),
     "dvi.prediction": ("log_likelihood", "predict"),
-    "dvi.plots": ("plot_elbo",),
+    "dvi.plots": ("plot_diagnosis", "plot_elbo", "plot_throughput", "plot_trace"),
     "dvi.response": ("as_full_rank", "linear_response"),
+    "dvi.resuming": ("resume",),
+    "dvi.retraining": ("retrain",),
     "dvi.svgd": ("ASVGD", "SVGD"),
 }
-_MODULES = {"callbacks": "dvi.callbacks", "schedules": "dvi.inference.schedules"}
+_MODULES = {"callbacks": "dvi.callbacks", "cluster": "dvi.cluster", "schedules": "dvi.inference.schedules"}
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(_MODULES[name])
-    for home, names in _HOMES.items():
-        if name in names:
-            value = globals()[name] = getattr(importlib.import_module(home), name)
-            return value
-    raise AttributeError(f"module 'dvi' has no attribute {name!r}")
+if not TYPE_CHECKING:  # type checkers have the imports above, and find names that are misspelt
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return importlib.import_module(_MODULES[name])
+        for home, names in _HOMES.items():
+            if name in names:
+                value = globals()[name] = getattr(importlib.import_module(home), name)
+                return value
+        close = difflib.get_close_matches(name, __all__, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise AttributeError(f"module 'dvi' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,30 +16,19 @@ from dvi.model.nodes import SymbolicDraws, sampled, symbolic_draws
 from dvi.model.operators import LogDensity, LogJoint
 from dvi.model.parameters import Parameters
 from dvi.randomness import keyed_generator
-from dvi.sampling import Block, as_seed, check_draws, draw_blocks
+from dvi.sampling import Block, VIState, as_seed, check_draws, draw_blocks
+from dvi.summary import as_html, as_text
 from dvi.types import Family, FloatArray
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pymc as pm
     import xarray as xr
 
 __all__ = ["Approximation", "VIState", "as_seed"]
 
 _STATE_DRAWS = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class VIState:
-    """What an approximation says of each variable, in the variable's own space.
-
-    Parameters
-    ----------
-    mean : Dataset
-    std : Dataset
-    """
-
-    mean: xr.Dataset
-    std: xr.Dataset
 
 
 class Approximation:
@@ -111,14 +99,10 @@ class Approximation:
         return type(self), (self.family, self.theta, self.layout, self.hist, self.run, self.model), settings
 
     def __repr__(self) -> str:
-        recent = self.hist[-max(1, len(self.hist) // 20) :]
-        elbo = self.run.get("measure", "ELBO") == "ELBO"
-        value = f"ELBO {-np.mean(recent):.6g}" if elbo else f"loss {np.mean(recent):.6g}"
-        fitted = f"{len(self.hist)} steps, {value}" if len(recent) else "not fitted"
-        names = ", ".join(f"{e.name}{list(e.shape) if e.shape else ''}" for e in self.layout.entries)
-        return (
-            f"<dvi.{type(self.family).__name__.removesuffix('Family')} of {self.ndim} dimensions ({fitted}): {names}>"
-        )
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     @property
     def theta(self) -> FloatArray:
@@ -385,15 +369,29 @@ class Approximation:
             self.evaluator = log_joint(self._model())
         return self.evaluator
 
-    def save(self, store: Any, *, overwrite: bool = False) -> None:
+    def save(self, store: Any, *, overwrite: bool = False, storage_options: Mapping[str, Any] | None = None) -> None:
         """Save to a Zarr group that ArviZ, xarray and :func:`dvi.load` read. Whole or absent; no pickle.
 
         Parameters
         ----------
-        store : path or Zarr store
+        store : path, URL or Zarr store
         overwrite : bool
             Replace what is there.
+        storage_options : mapping, optional
+            For a URL, as in :func:`dvi.open_store`.
         """
         from dvi.persistence import save
 
-        save(self, store, overwrite=overwrite)
+        save(self, store, overwrite=overwrite, storage_options=storage_options)
+
+    def report(self, path: Any) -> Path:
+        """Write what there is to know of the fit to one HTML page that needs no network; see :mod:`dvi.report`.
+
+        Parameters
+        ----------
+        path : path
+            Of the page. What is there is replaced.
+        """
+        from dvi.report import write_report
+
+        return write_report(self, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any, cast
 
 import numpy as np
@@ -20,8 +21,9 @@ from dvi.inference.fixed_draws import FixedDraws, Point, fixed_noise
 from dvi.inference.newton import minimise
 from dvi.model.graph import split
 from dvi.progress import Progress
-from dvi.settings import CONSTRUCTION, Callback, Settings, refuse_unknown
+from dvi.settings import CONSTRUCTION, TOLERANCE, Callback, Settings, refuse_unknown
 from dvi.types import GaussianFamily
+from dvi.underway import Underway
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ _NOT_USED = {
     "optimizer": ("obj_optimizer", "Newton's method takes its steps"),
     "max_norm": ("total_grad_norm_constraint", "gradients have no noise"),
     "lanes": ("lanes", "every pass reads all rows, in as many lanes as the data allow"),
+    "checkpoint": ("checkpoint", "ten steps or so are soon repeated, and dvi.callbacks.Checkpoint saves between them"),
 }
 
 
@@ -55,7 +58,8 @@ class DADVI(Inference):
 
     Notes
     -----
-    ``n`` of :meth:`fit` is the most steps there may be; ``obj_n_mc`` the number of draws, even, as they come in
+    ``n`` of :meth:`fit`, or ``max_steps`` with ``n=None``, is the most steps there may be, and ``max_seconds`` the most
+    time, looked at after each of them; ``obj_n_mc`` the number of draws, even, as they come in
     antithetic pairs: 30 by default, and for a full rank at least four times as many as there are dimensions. A loss is
     recorded for each step; ``approx.run["dadvi"]`` says how the fit ended.
 
@@ -82,7 +86,7 @@ class DADVI(Inference):
         family = FullRankFamily if full_rank else MeanFieldFamily
         super().__init__(make_approximation(model_of(model), family, method="dadvi", **construction))
 
-    def _run(self, n: int | None) -> Approximation:
+    def _run(self, run: Underway | None = None, *, fresh: bool = False) -> Approximation:
         settings = self._settings
         assert settings is not None
         draws = self._checked(settings)
@@ -90,18 +94,19 @@ class DADVI(Inference):
             self._replacements = settings.more_replacements
             assert self.approx.model is not None
             self._split = split(self.approx.model, more_replacements=self._replacements)
-        if n == 0:
+        if settings.n == 0:
             return self.approx
-        approx, run = self.approx, self.approx.run
-        eps = fixed_noise(run["seed"], draws, approx.family.noise_dim)
+        approx, record = self.approx, self.approx.run
+        eps = fixed_noise(record["seed"], draws, approx.family.noise_dim)
         with all_rows(self._split, settings.client, settings.threads) as evaluate:
             problem = evaluate.problem
-            run["data"] = [term.source.fingerprint() for term in problem.terms]
-            run["lanes"] = [term.settings for term in problem.terms]
+            record["data"] = [term.source.fingerprint() for term in problem.terms]
+            record["lanes"] = [term.settings for term in problem.terms]
             n_rows = max((t.plan.n_rows for t in problem.terms), default=0)
             with Progress(
-                None, enabled=settings.progressbar, n_rows=n_rows, n_lanes=len(problem.leaves), measure=self.measure
-            ) as progress:
+                None, enabled=settings.progressbar, n_rows=n_rows, n_lanes=len(problem.leaves), measure=self.measure,
+                courses=record.setdefault("course", []),
+            ) as progress:  # fmt: skip
                 objective = FixedDraws(cast("GaussianFamily", approx.family), eps, evaluate)
                 self._minimise(settings, objective, evaluate, progress)
         return approx
@@ -111,6 +116,11 @@ class DADVI(Inference):
         for name, (keyword, why) in _NOT_USED.items():
             if getattr(settings, name) is not None:
                 raise ArgumentTypeError(f"{keyword} has no use in deterministic inference: {why}; leave it out")
+        if settings.tolerance != TOLERANCE:
+            raise ArgumentTypeError(
+                "tolerance has no use in deterministic inference, which ends where the gradient is as good as zero; "
+                "leave it out"
+            )
         family = self.approx.family
         full_rank = isinstance(family, FullRankFamily)
         draws = settings.draws or (max(DRAWS, 4 * family.ndim) if full_rank else DRAWS)
@@ -125,13 +135,15 @@ class DADVI(Inference):
 
     def _minimise(self, settings: Settings, objective: FixedDraws, evaluate: Evaluator, progress: Progress) -> None:
         approx, n_rows, steps = self.approx, 0, len(self.approx.hist)
+        started, late = time.monotonic(), False
 
         def watch(point: Point) -> bool:
-            nonlocal n_rows
+            nonlocal n_rows, late
             approx.update(point.theta, np.array([point.loss]))
             progress.update(1, approx.hist, evaluate.n_rows - n_rows, evaluate.n_hosts)
             n_rows = evaluate.n_rows
-            return self._enough(settings.callbacks)
+            late = settings.max_seconds is not None and time.monotonic() - started >= settings.max_seconds
+            return self._enough(settings.callbacks) or late
 
         status = {"draws": len(objective.eps), "converged": False, "reason": "interrupted"}
         try:
@@ -141,9 +153,10 @@ class DADVI(Inference):
             logger.warning("interrupted at step %d; the approximation is as it was there", len(approx.hist))
         else:
             approx.theta = found.point.theta
-            status |= {"converged": found.converged, "reason": found.reason, "gradient": found.slope}
+            reason = "max_seconds are over" if late and not found.converged else found.reason
+            status |= {"converged": found.converged, "reason": reason, "gradient": found.slope}
             level = logging.INFO if found.converged else logging.WARNING
-            logger.log(level, "%s after %d steps", found.reason, len(approx.hist) - steps)
+            logger.log(level, "%s after %d steps", reason, len(approx.hist) - steps)
         approx.run["dadvi"] = {**status, "steps": len(approx.hist) - steps, "passes": evaluate.n_passes}
 
     def _enough(self, callbacks: tuple[Callback, ...]) -> bool:

@@ -10,6 +10,7 @@
     │   └── DataError                         arrays that cannot be streamed
     │       └── NonFiniteError (FloatingPointError)   NaN or inf, in data, a setting or the likelihood
     ├── StoreError (OSError)                  a store that cannot be read or written
+    │   ├── StoreDamagedError                 ... because its bytes are not those that were written
     │   ├── StoreNotFoundError (FileNotFoundError)
     │   └── StoreExistsError (FileExistsError)
     └── ClusterError (RuntimeError)           workers that went away and did not come back
@@ -54,6 +55,10 @@ class NonFiniteError(DataError, FloatingPointError):
 
 class StoreError(DviError, OSError):
     """A store that cannot be read or written."""
+
+
+class StoreDamagedError(StoreError):
+    """A store whose bytes are not those that were written."""
 
 
 class StoreNotFoundError(StoreError, FileNotFoundError):

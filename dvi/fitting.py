@@ -5,41 +5,36 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from dvi.approximation import Approximation
-from dvi.approximations.fullrank import FullRankFamily
-from dvi.approximations.lowrank import LowRankFamily
-from dvi.approximations.meanfield import MeanFieldFamily
-from dvi.errors import ArgumentError, ModelError
+from dvi.checkpointing import checkpointing
+from dvi.errors import ArgumentError, ArgumentTypeError, DviWarning, ModelError, NonFiniteError
 from dvi.execution.lane import Problem, plan_problem
 from dvi.execution.opening import open_driver
-from dvi.inference.averaging import TailAverage
-from dvi.inference.curvature import MOST_DIMENSIONS, Whitened
 from dvi.inference.elbo import Elbo
-from dvi.inference.optimizers import adam
-from dvi.inference.schedules import Cosine
 from dvi.inference.training import VariationalTraining
-from dvi.inference.units import InUnits
+from dvi.legs import Leg, Trainer
 from dvi.model.compile import LazyKernel
 from dvi.model.graph import split
+from dvi.persistence.checkpoints import Checkpoint
+from dvi.persistence.writing import CheckpointWriter
 from dvi.progress import ELBO, Progress
-from dvi.settings import Callback, Settings, make_settings
-from dvi.stages import Outcome, Plan, Stage, fixed, until_converged
+from dvi.settings import Callback, Settings, make_settings, to_json
+from dvi.stages import Outcome, Plan, Stage, early_steps, fixed, until_converged
 from dvi.types import Driver, FloatArray, Objective, Report, State
+from dvi.underway import Underway, check_same_data, packed
 
 logger = logging.getLogger(__name__)
 
+_AMONG = 100  # steps, of which fewer than half may be skipped
 _BLOCK_SECONDS = 0.5  # of steps between two looks at the client
-_TAIL = 0.2  # part of the steps whose iterates are averaged
-_PEAK_RATE = 0.05
-_FINAL_RATE = 0.01  # of the peak
-_WITH_MEAN_FIRST = (MeanFieldFamily, FullRankFamily, LowRankFamily)
-_BETA2 = 0.99  # a shorter memory than Adam's usual: gradients shrink by orders of magnitude as the scales do
 
 
 class Inference:
@@ -84,12 +79,20 @@ class Inference:
         self._draws, self._points, self._blocks = draws, points, blocks
         self._training: VariationalTraining | None = None
         self._state: State | None = None
+        self._leg: Leg | None = None
+        self._outcomes: tuple[Outcome, ...] = ()
+        self._begun = 0  # step at which the run began
+        self._started = time.monotonic()
+        self._finished = False
         self._prior: LazyKernel | None = None
         self._replacements: Mapping[Any, Any] | None = None
         self._settings: Settings | None = None
 
     def __repr__(self) -> str:
         return f"<dvi.{type(self).__name__}: {self.approx!r}>"
+
+    def _repr_html_(self) -> str:
+        return self.approx._repr_html_()
 
     @property
     def hist(self) -> FloatArray:
@@ -112,10 +115,8 @@ class Inference:
             As in :func:`dvi.fit`.
         """
         self._settings = make_settings(n, {"callbacks": callbacks, **settings})
-        if self._settings.include_transformed is not None:
-            self.approx.include_transformed = self._settings.include_transformed
         self._state = None
-        return self._run(n)
+        return self._run(fresh=True)
 
     def refine(self, n: int | None, progressbar: bool | None = None) -> Approximation:
         """Run ``n`` more steps with the settings of the last fit.
@@ -126,9 +127,14 @@ class Inference:
         self._settings = replace(self._settings or make_settings(n, {}), n=n)
         if progressbar is not None:
             self._settings = replace(self._settings, progressbar=progressbar)
-        return self._run(n)
+        return self._run()
 
-    def _run(self, n: int | None) -> Approximation:
+    def resume(self, run: Underway, settings: Settings) -> Approximation:
+        """Go on with a run that another process had begun. See :func:`dvi.resume`."""
+        self._settings = settings
+        return self._run(run)
+
+    def _run(self, run: Underway | None = None, *, fresh: bool = False) -> Approximation:
         settings = self._settings
         assert settings is not None
         assert self.approx.model is not None
@@ -136,46 +142,116 @@ class Inference:
             self._replacements = settings.more_replacements
             self._split = split(self.approx.model, more_replacements=self._replacements)
         self._prior = None if self._blocks > 1 else LazyKernel(self._split.prior)
-        if n == 0:
+        if settings.include_transformed is not None:
+            self.approx.include_transformed = settings.include_transformed
+        if settings.n == 0:
             return self.approx
-        shared = self._split.prior if self._blocks > 1 else None  # the prior of many particles, evaluated by all hosts
-        run = self.approx.run
-        problem = plan_problem(self._split.terms, settings.lanes, run["seed"], shared, self._blocks)
-        run["data"] = [term.source.fingerprint() for term in problem.terms]
-        run["lanes"] = [term.settings for term in problem.terms]
-        with Progress(
-            n, enabled=settings.progressbar, n_rows=max((t.plan.n_rows for t in problem.terms), default=0),
-            n_lanes=len(problem.leaves), measure=self.measure,
-        ) as progress:  # fmt: skip
-            if n is not None:
-                self._stages(fixed(n, settings.optimizer is not None), problem, settings, progress)
-            else:
-                self._stages(until_converged(settings), problem, settings, progress)
-        self._finish()
+        if settings.checkpoint is not None:
+            self.recorded()  # refuses what cannot be
+        self._leg, self._finished = None, False
+        self._begun = len(self.approx.hist) if run is None else run.begun
+        self._started = time.monotonic() - (0.0 if run is None else run.seconds)
+        with checkpointing(settings, self._checkpoint, fresh=fresh) as writer:
+            problem = self._problem(settings, run)
+            with Progress(
+                None if settings.n is None else settings.n - (0 if run is None else run.steps),
+                enabled=settings.progressbar, n_rows=max((t.plan.n_rows for t in problem.terms), default=0),
+                n_lanes=len(problem.leaves), row_nbytes=sum(t.source.row_nbytes for t in problem.terms),
+                measure=self.measure, courses=self.approx.run.setdefault("course", []),
+            ) as progress:  # fmt: skip
+                self._stages(problem, settings, progress, writer, run)
+            self._finish()
+        self._tell_of_skipped()
         return self.approx
+
+    def _problem(self, settings: Settings, run: Underway | None) -> Problem:
+        """What is evaluated, recorded with the approximation; where a run goes on, it has to be what it was."""
+        shared = self._split.prior if self._blocks > 1 else None  # the prior of many particles, evaluated by all hosts
+        problem = plan_problem(self._split.terms, settings.lanes, self.approx.run["seed"], shared, self._blocks)
+        problem = replace(problem, lenient=settings.on_nonfinite == "skip", cache_bytes=settings.cache_bytes)
+        data = [term.source.fingerprint() for term in problem.terms]
+        lanes = [term.settings for term in problem.terms]
+        if run is not None:
+            check_same_data(self.approx.run, {"data": data, "lanes": lanes})
+        self.approx.run |= {"data": data, "lanes": lanes}
+        return problem
+
+    def _tell_of_skipped(self) -> None:
+        losses = self.approx.hist[self._begun :]
+        skipped = int(np.isnan(losses).sum())
+        if skipped:
+            warnings.warn(
+                f"{skipped} of {len(losses)} steps were skipped, because the log density or its gradient was not "
+                "finite there; their loss is NaN",
+                DviWarning,
+                stacklevel=4,
+            )
 
     def _finish(self) -> None:
         """What a method does once the steps are done."""
 
-    def _stages(self, plan: Plan, problem: Problem, settings: Settings, progress: Progress) -> None:
+    def recorded(self) -> dict[str, Any]:
+        """Settings of the method, for :func:`dvi.resume`.
+
+        Raises
+        ------
+        ArgumentTypeError
+            If it is not a method that can be resumed.
+        """
+        if not isinstance(self._objective, Elbo):
+            raise ArgumentTypeError(
+                f"a fit of {self._objective!r} cannot be resumed, so it takes no checkpoint; use a method of dvi, or "
+                "dvi.callbacks.Checkpoint, which saves approximations"
+            )
+        return {"name": "elbo", "estimator": self._objective.estimator, "draws": self._draws}
+
+    def _checkpoint(self) -> Checkpoint | None:
+        """The run so far, None before its first step."""
+        settings, leg, state = self._settings, self._leg, self._state
+        if settings is None or leg is None or state is None or state.step != len(self.approx.hist):
+            return None
+        run = Underway(self._begun, leg, state, self._outcomes, self._seconds(), self._finished)
+        record, numbers = packed(run)
+        training = {"method": self.recorded(), "settings": to_json(settings), "run": record}
+        return Checkpoint.of(self.approx, training, numbers)
+
+    def _keep(self, writer: CheckpointWriter | None) -> None:
+        """Have the run so far written."""
+        if writer is not None and (latest := self._checkpoint()) is not None:
+            writer.put(latest)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def _stages(
+        self, problem: Problem, settings: Settings, progress: Progress, writer: CheckpointWriter | None,
+        run: Underway | None,
+    ) -> None:  # fmt: skip
         """Stage after stage of a plan, which is told how each came out, until it or someone else has enough."""
+        plan = _plan(settings, run)
         driver: Driver | None = None
         try:
-            stage = next(plan)
+            outcomes = () if run is None else run.outcomes
+            if run is None:
+                leg, training, state = self._begin(next(plan), settings)
+            else:
+                leg, training, state = self._return(run, plan, settings)
             while True:
-                state = self._begin(stage, settings)
-                assert self._training is not None
+                self._leg, self._training, self._state, self._outcomes = leg, training, state, outcomes
                 if driver is None:
-                    driver = open_driver(self._training, problem, settings.client, settings.threads)
+                    driver = open_driver(training, problem, settings.client, settings.threads)
                     driver.check(state)
                 else:
-                    driver.use(self._training)
-                if not self._steps(driver, state, stage.steps, settings, progress):
+                    driver.use(training)
+                if not self._steps(driver, state, leg.end, settings, progress, writer):
                     break
-                stage = plan.send(self._outcome())
+                outcome = self._outcome()
+                leg, training, state = self._begin(plan.send(outcome), settings)
+                outcomes = (*outcomes, replace(outcome, curvature=(), n_pairs=0))
         except StopIteration:
-            pass  # the plan is done
+            self._finished = True
         finally:
+            self._keep(writer)  # before what may take a while
             if driver is not None:
                 driver.close()
 
@@ -193,50 +269,50 @@ class Inference:
             training.drift(state),
             state.curvature,
             n_pairs,
+            self._seconds(),
         )
 
-    def _units(self, spread: FloatArray, basis: FloatArray | None) -> FloatArray:
-        """Units of the parameters; of the mean they are 1 where a basis has them."""
-        return self.approx.family.units(self.approx.theta, spread if basis is None else np.ones_like(spread))
-
-    def _learns_curvature(self, draws: int) -> bool:
-        """Whether draws come in pairs, and the first parameters are the mean of a family of few dimensions."""
-        family = self.approx.family
-        paired = draws % 2 == 0 and self._points is None
-        return paired and family.ndim <= MOST_DIMENSIONS and isinstance(family, _WITH_MEAN_FIRST)
-
-    def _begin(self, stage: Stage, settings: Settings) -> State:
-        """The training of a stage and the state it starts from.
+    def _begin(self, stage: Stage, settings: Settings) -> tuple[Leg, VariationalTraining, State]:
+        """A stage as a leg of the run, its training, and the state it starts from.
 
         An optimizer of the user's goes on with its moments and counters. The default one starts again, in the units of
         the stage.
         """
-        before, last = self._state, self._training
-        done, n = len(self.approx.hist), stage.steps
-        family, theta = self.approx.family, self.approx.theta
-        resumed = before is not None and last is not None and settings.optimizer is not None
-        optimizer = settings.optimizer or adam(Cosine(_PEAK_RATE, steps=n, final=_FINAL_RATE), beta2=_BETA2)
-        if settings.optimizer is None and stage.spread is not None:
-            optimizer = InUnits(optimizer, self._units(stage.spread, stage.basis))
-        if settings.optimizer is None and stage.basis is not None:
-            optimizer = Whitened(optimizer, stage.basis)
-        tail = max(1, round(_TAIL * n))
-        draws = settings.draws or self._draws
-        training = VariationalTraining(
-            family, self._objective, optimizer, TailAverage(done + n - tail, before=max(done, done + n - 2 * tail)),
-            self._prior, draws, self.approx.run["seed"], settings.max_norm,
-            last.origin if resumed and last is not None else done, self._points,
-            max(done, done + n - 2 * tail) if settings.optimizer is None and self._learns_curvature(draws) else None,
-        )  # fmt: skip
-        self._training = training
-        if resumed and before is not None and last is not None:
-            theta = before.theta if np.array_equal(last.result(before), theta) else theta
-            return replace(before, theta=theta, average=training.averaging.init(theta))
-        return replace(training.initial(theta), step=done)
+        before, last, trainer = self._state, self._training, self._trainer(settings)
+        done, theta = len(self.approx.hist), self.approx.theta
+        if before is None or last is None or settings.optimizer is None:
+            leg = trainer.leg(stage, theta, done, origin=done)
+            training = trainer.training(leg)
+            return leg, training, training.initial(theta)
+        leg = trainer.leg(stage, theta, done, last.origin)
+        training = trainer.training(leg)
+        theta = before.theta if np.array_equal(last.result(before), theta) else theta
+        return leg, training, replace(before, theta=theta, average=training.averaging.init(theta))
 
-    def _steps(self, driver: Driver, state: State, n: int, settings: Settings, progress: Progress) -> bool:
+    def _return(self, run: Underway, plan: Plan, settings: Settings) -> tuple[Leg, VariationalTraining, State]:
+        """The leg that a run is at, its training and its state. The plan is told what it was told before."""
+        next(plan)
+        for outcome in run.outcomes:
+            plan.send(outcome)
+        training = self._trainer(settings).training(run.leg)
+        if [a.shape for a in training.optimizer.init(run.state.theta)] != [a.shape for a in run.state.slots]:
+            raise ArgumentError("obj_optimizer is not that of the fit: it keeps other arrays; give the same one again")
+        self.approx.theta = training.result(run.state)
+        return run.leg, training, run.state
+
+    def _trainer(self, settings: Settings) -> Trainer:
+        return Trainer(
+            self.approx.family, self._objective, settings.optimizer, self._prior, settings.draws or self._draws,
+            self.approx.run["seed"], settings.max_norm, self._points, settings.on_nonfinite == "skip",
+        )  # fmt: skip
+
+    def _steps(
+        self, driver: Driver, state: State, end: int, settings: Settings, progress: Progress,
+        writer: CheckpointWriter | None,
+    ) -> bool:  # fmt: skip
         """Blocks of steps, history, callbacks and progress, until done (True), stopped or interrupted (False)."""
-        end, block = state.step + n, 1
+        block, training = 1, self._training
+        assert training is not None
         try:
             while state.step < end:
                 started = time.perf_counter()
@@ -245,15 +321,22 @@ class Inference:
                 done = len(report.objectives)
                 block = max(1, min(2 * block, int(done * _BLOCK_SECONDS / max(elapsed, 1e-9))))
                 self._record(report)
-                progress.update(done, self.approx.hist, report.n_rows, driver.n_hosts)
+                progress.update(
+                    done, self.approx.hist, report.n_rows, driver.n_hosts, training.learning_rate(report.state)
+                )
                 if report.interrupted:
                     raise KeyboardInterrupt
                 state = self._call_back(report.state, settings)
+                if writer is not None and writer.is_due():
+                    self._keep(writer)
         except KeyboardInterrupt:
             logger.warning("interrupted at step %d; the approximation is as it was there", len(self.approx.hist))
+            progress.stopped("interrupted")
             return False
         except StopIteration as stop:
-            logger.info("a callback ended the fit at step %d: %s", len(self.approx.hist), stop.value or stop)
+            reason = str(stop.value or stop) or "a callback"
+            logger.info("a callback ended the fit at step %d: %s", len(self.approx.hist), reason)
+            progress.stopped(reason)
             return False
         return True
 
@@ -261,6 +344,7 @@ class Inference:
         assert self._training is not None
         self._state = report.state
         self.approx.update(self._training.result(report.state), -report.objectives)
+        check_skipped(self.approx.hist)
 
     def _call_back(self, state: State, settings: Settings) -> State:
         """The state with the learning rate that callbacks ask for. StopIteration ends the fit."""
@@ -278,6 +362,33 @@ class Inference:
             factor, *rest = state.rate
             state = self._state = replace(state, rate=np.array([factor * after / before, *rest]))
         return state
+
+
+def check_skipped(losses: FloatArray) -> None:
+    """Refuse to go on where half of the last 100 steps, or of fewer at the start, were skipped: their loss is NaN.
+
+    Raises
+    ------
+    NonFiniteError
+    """
+    last = losses[-_AMONG:]
+    skipped = int(np.isnan(last).sum())
+    if skipped >= _AMONG / 2:
+        raise NonFiniteError(
+            f"{skipped} of the last {len(last)} steps were skipped, because the log density or its gradient was not "
+            "finite there; with on_nonfinite='raise' the first such step names the row and the parameters"
+        )
+
+
+def _plan(settings: Settings, run: Underway | None) -> Plan:
+    """The stages of a run; those that one under way has begun are as long as they were."""
+    if settings.n is None:
+        return until_converged(settings)
+    early = () if settings.optimizer is not None else early_steps(settings.n)
+    if run is not None:
+        ends = (run.begun, *(outcome.steps for outcome in run.outcomes), run.leg.end)
+        early = (*(b - a for a, b in pairwise(ends)), *early[len(ends) - 1 :])
+    return fixed(settings.n, early)
 
 
 def _due(callbacks: tuple[Callback, ...], step: int) -> int:

@@ -44,13 +44,17 @@ def fit(n: int | None = 10_000, method: Any = "advi", model: pm.Model | None = N
         ``start_sigma`` : dict by variable name; standard deviations at the start, of the unconstrained variables.
         ``init`` : ``"laplace"`` or ``"pathfinder"``, what looks for a better start on a part of the rows.
         ``inf_kwargs`` : dict, passed to the method.
-        ``obj_optimizer`` : an optimizer such as ``dvi.adam(learning_rate=0.01)``. By default Adam in two stages: a
-        fifth of the steps finds the place and the scales, and the others are in units of these. In each, the step
-        decays along half a cosine.
+        ``obj_optimizer`` : an optimizer such as ``dvi.adam(learning_rate=0.01)``. By default Adam in three stages:
+        a tenth of the steps finds the place and the scales, a fifth the curvature there, and the others are in units of
+        these. In each, the step decays along half a cosine.
         ``obj_n_mc`` : int, Monte Carlo draws of each step. An even number comes in antithetic pairs; 2 by default.
         ``tolerance`` : float, with ``n=None`` how far apart two stages may be, in posterior standard deviations (0.1).
         ``max_steps`` : int, ``max_seconds`` : float, with ``n=None`` where to stop at the latest (200,000 steps).
         ``total_grad_norm_constraint`` : float, optional. Longest gradient used as it is. Clipping biases posteriors.
+        ``on_nonfinite`` : ``"raise"``, or ``"skip"`` to leave the parameters as they are at a step at which the log
+        density or its gradient is not finite; its loss is NaN. A fit that skips half of 100 steps ends with the error.
+        ``cache_bytes`` : int, decoded chunks that each process keeps between epochs: 256 MiB by default, and in a Dask
+        worker at most an eighth of its memory.
         ``callbacks`` : list of ``f(approx, losses, i)``, each called after every step, or every ``f.every`` steps
         where it has that attribute. ``StopIteration`` ends the fit.
         ``progressbar`` : bool.
@@ -60,6 +64,9 @@ def fit(n: int | None = 10_000, method: Any = "advi", model: pm.Model | None = N
         ``client`` : distributed.Client. The active client by default, if there is one.
         ``threads`` : int. Threads of this process, where no client is used: the cores at hand by default.
         ``lanes`` : int. The unit of determinism, by default chosen from the data and the batch size.
+        ``checkpoint`` : path, URL or Zarr store where nothing is yet. What :func:`dvi.resume` goes on from, and
+        :func:`dvi.load` reads, is written there beside the fit, and once more however it ends.
+        ``checkpoint_every`` : float, seconds between two checkpoints (60). ``keep`` : int, how many stay (2).
 
     Returns
     -------
@@ -74,6 +81,10 @@ def fit(n: int | None = 10_000, method: Any = "advi", model: pm.Model | None = N
         When data or likelihood are not finite: names the array, chunk and row.
     ClusterError
         When no worker is left.
+    StoreExistsError
+        If there is something where the checkpoints are to go, or another run writes there.
+    SystemExit
+        With 143, where SIGTERM ends a fit with checkpoints, after the last one is written.
 
     References
     ----------
@@ -100,6 +111,11 @@ def fit(n: int | None = 10_000, method: Any = "advi", model: pm.Model | None = N
         if construction:
             raise ArgumentError(f"{sorted(construction)} belong to the inference object; give them where it is made")
         return method.fit(n, **run)
+    return make_inference(method, model, **construction).fit(n, **run)
+
+
+def make_inference(method: Any, model: pm.Model | None = None, **construction: Any) -> Inference:
+    """A method by its name, see :func:`fit`."""
     if not isinstance(method, str):
         raise ArgumentTypeError(f"method={method!r} is of type {type(method).__name__}; give a name or an Inference")
     name, _, formula = method.lower().partition("=")
@@ -110,7 +126,22 @@ def fit(n: int | None = 10_000, method: Any = "advi", model: pm.Model | None = N
     if formula:
         construction["flow"] = formula
     inference: Inference = _METHODS[name](model=model, **construction)
-    return inference.fit(n, **run)
+    return inference
+
+
+def remake_inference(record: Mapping[str, Any], approx: Approximation) -> Inference:
+    """The method with the settings that it recorded. What was damaged raises whatever comes of it."""
+    settings = {name: value for name, value in record.items() if name != "name"}
+    match record["name"]:
+        case "svgd":
+            return SVGD(approx=approx, **settings)
+        case "asvgd":
+            return ASVGD(approx, **settings)
+        case "map":
+            return MAP(approx=approx)
+        case "elbo":
+            return Inference(approx, Elbo(record["estimator"]), draws=record["draws"])
+    raise ValueError(f"{record['name']!r} is not the name of a method")
 
 
 class KLqp(Inference):
@@ -269,6 +300,8 @@ class MAP(Inference):
 
     Parameters
     ----------
+    approx : Approximation, optional
+        A point to go on from.
     model, random_seed, start
         As in :class:`ADVI`.
 
@@ -284,9 +317,16 @@ class MAP(Inference):
 
     measure = Measure("log density", -1)
 
-    def __init__(self, *, model: pm.Model | None = None, **construction: Any) -> None:
+    def __init__(
+        self, *, approx: Approximation | None = None, model: pm.Model | None = None, **construction: Any
+    ) -> None:
         refuse_unknown(construction, ("random_seed", "start"))
-        super().__init__(make_approximation(model_of(model), PointFamily, method="map", **construction), draws=1)
+        approx = approx or make_approximation(model_of(model), PointFamily, method="map", **construction)
+        super().__init__(approx, draws=1)
+
+    def recorded(self) -> dict[str, Any]:
+        """See :class:`Inference`."""
+        return {"name": "map"}
 
 
 _METHODS: Mapping[str, type[Any]] = {

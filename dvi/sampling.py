@@ -39,6 +39,20 @@ class Block:
     values: dict[str, AnyArray]
 
 
+@dataclass(frozen=True, slots=True)
+class VIState:
+    """What an approximation says of each variable, in the variable's own space.
+
+    Parameters
+    ----------
+    mean : Dataset
+    std : Dataset
+    """
+
+    mean: xr.Dataset
+    std: xr.Dataset
+
+
 def draw_blocks(
     family: Family, theta: FloatArray, function: DrawFunction, draws: int, generator: np.random.Generator
 ) -> Iterator[Block]:

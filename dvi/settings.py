@@ -19,12 +19,21 @@ from dvi.types import FloatArray, Optimizer
 
 type Callback = Callable[[Any, FloatArray, int], object]
 
+TOLERANCE = 0.1  # of a fit until it has converged, in posterior standard deviations
 CONSTRUCTION = ("random_seed", "start", "start_sigma", "init")
 RUN = (
     "callbacks", "obj_optimizer", "obj_n_mc", "total_grad_norm_constraint", "progressbar", "client", "threads", "lanes",
     "score", "more_replacements", "include_transformed", "backend", "progressbar_theme",
-    "tolerance", "max_steps", "max_seconds",
+    "tolerance", "max_steps", "max_seconds", "checkpoint", "checkpoint_every", "keep", "on_nonfinite", "cache_bytes",
 )  # fmt: skip
+_WITH_DEFAULTS = ("tolerance", "max_steps", "max_seconds", "checkpoint_every", "keep", "on_nonfinite", "cache_bytes")
+_STORED = {  # keywords of a run that a checkpoint holds, and the fields that they become
+    "obj_n_mc": "draws",
+    "total_grad_norm_constraint": "max_norm",
+    "lanes": "lanes",
+    "include_transformed": "include_transformed",
+    **{name: name for name in _WITH_DEFAULTS},
+}
 REFUSED = {  # what pm.fit takes and dvi has no use for
     "more_updates": "a step is a pure function of its state, so nothing else can be updated in it; use a callback",
     "more_obj_params": "the parameters are those of the approximation; give the model free variables for more",
@@ -34,6 +43,14 @@ REFUSED = {  # what pm.fit takes and dvi has no use for
     "fn_kwargs": "kernels are compiled by dvi; set pytensor.config for what it leaves open",
     "compile_kwargs": "kernels are compiled by dvi; set pytensor.config for what it leaves open",
 }
+
+
+_COUNTS = (  # fields that may be left out, the least that is allowed, and what they are
+    ("draws", 1, "number of Monte Carlo draws"),
+    ("threads", 1, "number of threads"),
+    ("lanes", 1, "number of lanes"),
+    ("cache_bytes", 0, "number of bytes"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +69,14 @@ class Settings:
     more_replacements: Mapping[Any, Any] | None = None
     include_transformed: bool | None = None
     live_rate: Callable[[], float] | None = None  # a learning rate that may change between steps
-    tolerance: float = 0.1
+    tolerance: float = TOLERANCE
     max_steps: int = 200_000
     max_seconds: float | None = None
+    checkpoint: Any = None
+    checkpoint_every: float = 60.0  # seconds
+    keep: int = 2
+    on_nonfinite: str = "raise"
+    cache_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.n is not None:
@@ -63,15 +85,17 @@ class Settings:
             raise ArgumentError(
                 "n=None needs the default optimizer, whose steps it adapts; leave obj_optimizer out, or give n"
             )
+        for name in ("tolerance", "checkpoint_every"):
+            positive(name, getattr(self, name))
+        if self.max_seconds is not None:
+            positive("max_seconds", self.max_seconds)
         check_int("max_steps", self.max_steps, 1, "number of steps")
-        for name in ("tolerance", "max_seconds"):
+        check_int("keep", self.keep, 1, "number of checkpoints")
+        for name, least, what in _COUNTS:
             if getattr(self, name) is not None:
-                positive(name, getattr(self, name))
-        if self.draws is not None:
-            check_int("obj_n_mc", self.draws, 1, "number of Monte Carlo draws")
-        for name in ("threads", "lanes"):
-            if getattr(self, name) is not None:
-                check_int(name, getattr(self, name), 1, f"number of {name}")
+                check_int("obj_n_mc" if name == "draws" else name, getattr(self, name), least, what)
+        if self.on_nonfinite not in ("raise", "skip"):
+            raise ArgumentError(f"on_nonfinite={self.on_nonfinite!r} is not allowed; give 'raise' or 'skip'")
         if self.max_norm is not None:
             positive("total_grad_norm_constraint", self.max_norm)
         if self.client is not None and not hasattr(self.client, "asynchronous"):
@@ -122,14 +146,65 @@ def make_settings(n: int | None, run: Mapping[str, Any]) -> Settings:
         more_replacements=run.get("more_replacements"),
         include_transformed=run.get("include_transformed"),
         live_rate=live_rate(run.get("obj_optimizer")),
-        **{name: run[name] for name in ("tolerance", "max_steps", "max_seconds") if name in run},
+        checkpoint=run.get("checkpoint"),
+        **{name: run[name] for name in _WITH_DEFAULTS if name in run},
     )
+
+
+def to_json(settings: Settings) -> dict[str, Any]:
+    """What a checkpoint holds of the settings of a run, with the names of those that it cannot hold in ``needed``."""
+    try:
+        rule = None if settings.optimizer is None else optimizers.to_json(settings.optimizer)
+    except ArgumentTypeError:  # of other make, or with a learning rate that is a function
+        rule = None
+    needed = {
+        "callbacks": bool(settings.callbacks),
+        "obj_optimizer": settings.live_rate is not None or (rule is None and settings.optimizer is not None),
+        "more_replacements": bool(settings.more_replacements),
+    }
+    return {
+        "n": None if settings.n is None else int(settings.n),
+        "run": {keyword: _plain(getattr(settings, name)) for keyword, name in _STORED.items()},
+        "obj_optimizer": rule,
+        "needed": [name for name, is_needed in needed.items() if is_needed],
+    }
+
+
+def resumed_settings(record: Mapping[str, Any], n: int | None, given: Mapping[str, Any]) -> Settings:
+    """The settings of a run that goes on.
+
+    Parameters
+    ----------
+    record : mapping
+        What :func:`to_json` gave.
+    n : int, optional
+    given : mapping
+        Keywords of the run that a checkpoint does not hold.
+
+    Raises
+    ------
+    ArgumentError
+        If something is given that the run did not have, or not given that it had.
+    """
+    for name in ("callbacks", "obj_optimizer", "more_replacements"):
+        if name in record["needed"] and given[name] is None:
+            raise ArgumentError(f"the fit had {name}, which no checkpoint can hold; give {name}= again")
+        if name not in record["needed"] and name != "callbacks" and given[name] is not None:
+            raise ArgumentError(f"the fit goes on as it began, without the {name} that is given; leave it out")
+    stored = {keyword: record["run"][keyword] for keyword in _STORED}
+    rule = record["obj_optimizer"]
+    own = {} if rule is None else {"obj_optimizer": optimizers.from_json(rule)}
+    return make_settings(n, {**given, **stored, **(own if given["obj_optimizer"] is None else {})})
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _callbacks(given: Any) -> tuple[Callback, ...]:
     if given is not None and not isinstance(given, Iterable):
         raise ArgumentTypeError(f"callbacks={given!r} is not a list; give [f], a list of f(approx, losses, i)")
-    return tuple(_as_callback(callback) for callback in given or ())
+    return tuple(_as_callback(callback) for callback in (() if given is None else given))
 
 
 def _as_callback(callback: Any) -> Callback:

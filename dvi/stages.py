@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from dvi.errors import DviWarning
 from dvi.inference.curvature import whitening
@@ -18,7 +18,7 @@ from dvi.types import FloatArray
 
 logger = logging.getLogger(__name__)
 
-_FIRST = 0.2  # of the steps of a fit, which find the place and the scales
+_EARLY = (0.1, 0.2)  # parts of a fit: one finds the place and the scales, one the curvature there
 _LEAST = 1000  # steps of the first stage of a fit without an end
 _AHEAD = 12.0  # times the drift over the last two fifths, where steps are small, is what a whole stage may still move
 _WORST = 4.0  # of the tolerance, for a single dimension
@@ -57,6 +57,8 @@ class Outcome:
         Sums over pairs of draws, see :mod:`dvi.inference.curvature`; empty where it was not learned.
     n_pairs : int
         In these sums.
+    seconds : float
+        Since the run began.
     """
 
     steps: int
@@ -65,25 +67,32 @@ class Outcome:
     drift: FloatArray
     curvature: tuple[FloatArray, ...] = ()
     n_pairs: int = 0
+    seconds: float = 0.0
 
 
 type Plan = Generator[Stage, Outcome, None]
 
 
-def fixed(n: int, one_stage: bool) -> Plan:
-    """``n`` steps: a short stage to find the place and the scales, and a long one in units of these.
+def early_steps(n: int) -> tuple[int, ...]:
+    """Steps of the stages before the last."""
+    return tuple(int(part * n) for part in _EARLY)
+
+
+def fixed(n: int, early: Sequence[int]) -> Plan:
+    """``n`` steps: short stages to find the place and the scales, and a long one in units of these.
 
     Parameters
     ----------
     n : int
-    one_stage : bool
-        For an optimizer that the user has set up.
+    early : sequence of int
+        Steps of the short stages; none for a single stage, as for an optimizer that the user has set up.
     """
-    first = 0 if one_stage else int(_FIRST * n)
-    if first:
-        yield next_stage(n - first, (yield Stage(first)))
-    else:
-        yield Stage(n)
+    ends = np.minimum(np.cumsum([0, *early, n]), n)
+    first, *later = (int(steps) for steps in np.diff(ends) if steps)
+    stage = Stage(first)
+    for steps in later:
+        stage = next_stage(steps, (yield stage))
+    yield stage
 
 
 def until_converged(settings: Settings) -> Plan:
@@ -93,7 +102,7 @@ def until_converged(settings: Settings) -> Plan:
     standard deviations by no more than that factor: in root mean square, and by no more than four times it in any
     dimension. As the second is the more accurate one, its own error is less.
     """
-    started, stage = time.monotonic(), Stage(_LEAST)
+    stage = Stage(_LEAST)
     before: Outcome | None = None
     start: int | None = None
     while True:
@@ -106,7 +115,7 @@ def until_converged(settings: Settings) -> Plan:
                 return
         before = after
         left = settings.max_steps - (after.steps - start)
-        late = settings.max_seconds is not None and time.monotonic() - started >= settings.max_seconds
+        late = settings.max_seconds is not None and after.seconds >= settings.max_seconds
         if left <= 0 or late:
             _warn(after, settings, "max_seconds" if late else "max_steps")
             return
@@ -117,8 +126,8 @@ def next_stage(steps: int, after: Outcome) -> Stage:
     """A stage in the units, and where the curvature is known the directions, that the one before has found."""
     basis = None
     if after.curvature and (after.std > 0).all():
-        sums = (after.curvature[0], after.curvature[1])
-        basis = whitening(sums, after.n_pairs, after.std, _AHEAD * after.drift)
+        with threadpool_limits(limits=1):  # OpenBLAS splits its sums by its thread count
+            basis = whitening(after.curvature, after.n_pairs, after.std, _AHEAD * after.drift)
     return Stage(steps, next_spread(after), basis)
 
 

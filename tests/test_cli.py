@@ -57,7 +57,7 @@ def test_ingest_and_info(tmp_path: Path, table: Path) -> None:
     assert ds["m"].encoding["chunks"] == (2, 2)
     assert ds["who"].attrs["categories"] == ["a", "b"]
     told = command("info", store)
-    assert told.output == result.output
+    assert told.stdout == result.stdout
     for expected in ("3 rows", "not shuffled, 1 row dropped", "float64", "3 x 2", "2 x 2", "48 bytes", "kB stored"):
         assert expected in told.output
 

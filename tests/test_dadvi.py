@@ -136,6 +136,14 @@ def test_an_interruption_keeps_what_was_found(logistic: pm.Model) -> None:
     assert inference.fit(**QUIET).run["dadvi"]["converged"]
 
 
+def test_a_fit_until_convergence_honours_its_limits(logistic: pm.Model) -> None:
+    most = DADVI(model=logistic, random_seed=1).fit(None, max_steps=2, **QUIET)
+    assert (len(most.hist), most.run["dadvi"]["reason"]) == (2, "the number of steps is used up")
+    late = DADVI(model=logistic, random_seed=1).fit(None, max_seconds=1e-9, **QUIET)
+    assert (len(late.hist), late.run["dadvi"]["reason"]) == (1, "max_seconds are over")
+    assert not late.run["dadvi"]["converged"]
+
+
 def test_new_data_are_seen() -> None:
     y = dvi.Minibatch(np.random.default_rng(1).normal(3.0, 1.0, 5000), batch_size=500)
     with pm.Model():
@@ -155,6 +163,8 @@ def test_new_data_are_seen() -> None:
         ({"obj_optimizer": dvi.adam()}, ArgumentTypeError, "obj_optimizer has no use"),
         ({"total_grad_norm_constraint": 1.0}, ArgumentTypeError, "total_grad_norm_constraint has no use"),
         ({"lanes": 2}, ArgumentTypeError, "lanes has no use"),
+        ({"tolerance": 0.01}, ArgumentTypeError, "tolerance has no use"),
+        ({"checkpoint": "run"}, ArgumentTypeError, "checkpoint has no use"),
         ({"steps": 2}, ArgumentTypeError, "unknown keyword 'steps'"),
     ],
 )

@@ -18,7 +18,7 @@ from rich.console import Console
 
 import dvi
 from dvi import demo
-from dvi.plots import moving_mean, plot_elbo
+from dvi.plots import plot_elbo
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "flights.py"
 AIRLINES = {"AA": "American Airlines Inc.", "OO": "SkyWest Airlines Inc.", "VX": "Virgin America"}
@@ -216,7 +216,3 @@ def test_elbo_plot_needs_a_history() -> None:
     approx = dvi.Approximation(family=None, theta=np.empty(0), layout=None, hist=np.empty(0))
     with pytest.raises(dvi.errors.ArgumentError, match="no history"):
         plot_elbo(approx)
-
-
-def test_moving_mean() -> None:
-    np.testing.assert_allclose(moving_mean(np.arange(5.0), 3), [1, 2, 3])

@@ -120,9 +120,10 @@ def test_damage_is_a_store_error(damage: Callable[[Path], object], store: Path) 
     assert not isinstance(caught.value, StoreNotFoundError)
 
 
-def test_a_newer_format_says_which_dvi_to_use(store: Path) -> None:
-    edit(store, lambda m: m["attributes"].update(dvi_format=2, dvi_version="9.0"))
-    with pytest.raises(StoreError, match=r"of dvi 9\.0"):
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_format_says_which_dvi_to_use(version: int, store: Path) -> None:
+    edit(store, lambda m: m["attributes"].update(dvi_format=version, dvi_version="9.0"))
+    with pytest.raises(StoreError, match=rf"the format {version} of dvi 9\.0; this dvi reads 2, "):
         load(store)
 
 

@@ -20,9 +20,10 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore
 from dvi import persistence
 from dvi.approximation import Approximation
 from dvi.approximations.meanfield import MeanFieldFamily
-from dvi.errors import ArgumentError, ArgumentTypeError, StoreError, StoreExistsError, StoreNotFoundError
+from dvi.errors import ArgumentError, ArgumentTypeError, DviError, StoreError, StoreExistsError, StoreNotFoundError
 from dvi.model.layout import Entry, Layout, Transform
-from dvi.persistence import load, places, records, save
+from dvi.persistence import load, places, publishing, records, save
+from tests.stopping import ENDLESS, StoppingStore
 
 
 @functools.cache  # with its compiled draws
@@ -149,7 +150,7 @@ def test_what_is_not_a_store(store: Any) -> None:
 
 
 def test_errors_do_not_show_secrets() -> None:
-    with pytest.raises(StoreError) as caught:
+    with pytest.raises(DviError) as caught:
         load("nosuch://user:secret@host/run.zarr?signature=secret")
     assert "secret" not in str(caught.value)
 
@@ -164,10 +165,10 @@ def test_a_run_that_json_cannot_hold(tmp_path: Path) -> None:
 
 
 STEPS = [
-    (places, "_write"),
-    (places, "_encoding"),
-    (places, "_flush"),
-    (places, "_publish"),
+    (publishing, "_write"),
+    (publishing, "_encoding"),
+    (publishing, "flush"),
+    (publishing, "_publish"),
     (records, "_parameters"),
     (zarr.Group, "attrs"),
 ]
@@ -192,14 +193,14 @@ def test_a_save_that_fails_leaves_what_was_there(
 
 def stop_at_move(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Be killed in place of one of the moves of a publication. KeyboardInterrupt is SIGKILL, as nothing catches it."""
-    move, count = places._move, itertools.count()
+    move, count = publishing._move, itertools.count()
 
     def move_or_stop(old: Path, new: Path) -> None:
         if next(count) >= number:
             raise KeyboardInterrupt
         move(old, new)
 
-    monkeypatch.setattr(places, "_move", move_or_stop)
+    monkeypatch.setattr(publishing, "_move", move_or_stop)
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -220,14 +221,14 @@ def test_a_save_that_is_killed_between_two_moves(number: int, store: Path, monke
 
 
 def test_the_old_one_is_put_back_when_the_new_one_cannot_be_moved(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    move = places._move
+    move = publishing._move
 
     def move_or_fail(old: Path, new: Path) -> None:
         if old.name == "new":
             raise OSError("planted")
         move(old, new)
 
-    monkeypatch.setattr(places, "_move", move_or_fail)
+    monkeypatch.setattr(publishing, "_move", move_or_fail)
     with pytest.raises(StoreError, match="planted"):
         save(tiny(2), store, overwrite=True)
     assert [p.name for p in store.parent.iterdir()] == [store.name]
@@ -245,7 +246,7 @@ def test_what_killed_saves_have_left_is_swept_after_a_day(store: Path) -> None:
 
 def test_a_group_that_is_moved_while_it_is_looked_for(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reader sees the moment between the two moves, and then the second move is made."""
-    is_free, aside = places._is_free, places._aside(store)
+    is_free, aside = places.is_free, places.aside(store)
     store.rename(aside)
 
     def is_free_and_moved(path: Path) -> bool:
@@ -254,60 +255,71 @@ def test_a_group_that_is_moved_while_it_is_looked_for(store: Path, monkeypatch: 
             aside.rename(store)
         return found
 
-    monkeypatch.setattr(places, "_is_free", is_free_and_moved)
+    monkeypatch.setattr(places, "is_free", is_free_and_moved)
     assert same(load(store), tiny())
 
 
 def test_a_group_that_is_moved_before_it_is_opened(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    is_free, calls = places._is_free, itertools.count()
+    is_free, calls = places.is_free, itertools.count()
 
     def is_free_and_moved(path: Path) -> bool:
         found = is_free(path)
         if next(calls) == 0:
-            store.rename(places._aside(store))
+            store.rename(places.aside(store))
         return found
 
-    monkeypatch.setattr(places, "_is_free", is_free_and_moved)
+    monkeypatch.setattr(places, "is_free", is_free_and_moved)
     assert same(load(store), tiny())
 
 
 def test_what_appears_while_saving_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.zarr"
-    write = places._write
+    write = publishing._write
 
     def write_after_another(*args: Any, **kwargs: Any) -> None:
-        monkeypatch.setattr(places, "_write", write)
+        monkeypatch.setattr(publishing, "_write", write)
         save(tiny(2), path)
         write(*args, **kwargs)
 
-    monkeypatch.setattr(places, "_write", write_after_another)
+    monkeypatch.setattr(publishing, "_write", write_after_another)
     with pytest.raises(StoreExistsError):
         save(tiny(1), path)
     assert same(load(path), tiny(2))
     assert [p.name for p in tmp_path.iterdir()] == ["run.zarr"]
 
 
-@pytest.mark.parametrize("old", [None, tiny(1)], ids=["new", "overwrite"])
-def test_without_rename_a_save_that_was_stopped_is_refused_and_can_be_repeated(
-    old: Approximation | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = MemoryStore()
-    if old is not None:
-        save(old, store)
-    with monkeypatch.context() as patch:
-        to_zarr = xr.DataTree.to_zarr
-
-        def to_zarr_and_stop(self: xr.DataTree, *args: Any, **kwargs: Any) -> None:
-            to_zarr(self, *args, **kwargs)
-            raise ConnectionError("planted")
-
-        patch.setattr(xr.DataTree, "to_zarr", to_zarr_and_stop)
-        with pytest.raises(StoreError, match="planted"):
-            save(tiny(2), store, overwrite=True)
+def test_without_rename_a_first_save_that_was_stopped_is_refused_and_can_be_repeated() -> None:
+    store = StoppingStore()
+    store.left = 20
+    with pytest.raises(StoreError, match="planted"):
+        save(tiny(2), store)
     with pytest.raises(StoreError, match="not saved to its end"):
         load(store)
+    store.left = ENDLESS
     save(tiny(2), store)
     assert same(load(store), tiny(2))
+
+
+def test_without_rename_what_is_replaced_stays_until_the_new_one_is_whole() -> None:
+    found = []
+    for left in itertools.count():
+        store = StoppingStore()
+        save(tiny(1), store)
+        store.left = left
+        try:
+            save(tiny(2), store, overwrite=True)
+        except StoreError:
+            pass
+        else:
+            break
+        found.append(next(k for k in (1, 2) if same(load(store), tiny(k))))
+        store.left = ENDLESS
+        save(tiny(3), store, overwrite=True)
+        assert same(load(store), tiny(3))
+    assert found == sorted(found)
+    assert set(found) == {1, 2}
+    assert same(load(store), tiny(2))
+    assert sorted(xr.open_datatree(store, engine="zarr").children) == ["approximation", "history", "posterior"]
 
 
 def test_without_rename_a_neighbour_below_the_address_is_kept() -> None:

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dvi.progress import Progress, Status, _short
+from dvi.progress import Progress, Status
+from dvi.progress.course import Course, Moment
+from dvi.progress.displays import View, _Card
+from dvi.progress.status import short
 
 HIST = np.linspace(200.0, 100.0, 1000)
 
@@ -71,7 +74,7 @@ def run(progress: Progress, clock: Clock, blocks: int = 10, seconds: float = 4.0
     ],
 )  # fmt: skip
 def test_line(status: Status, line: str) -> None:
-    assert status.line() == line
+    assert status.view().line() == line
 
 
 @pytest.mark.parametrize(
@@ -79,7 +82,7 @@ def test_line(status: Status, line: str) -> None:
     [(0.0123, "0.0123"), (12.34, "12.3"), (999.4, "999"), (999.9, "1k"), (123_456, "123k"), (9.996e8, "1G")],
 )
 def test_short_numbers(number: float, text: str) -> None:
-    assert _short(number) == text
+    assert short(number) == text
 
 
 def test_elbo_is_the_mean_over_the_last_twentieth() -> None:
@@ -130,12 +133,12 @@ def test_nothing_is_said_of_a_fit_without_a_step(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr() == ("", "")
 
 
-def test_disabled_is_silent_and_free(capsys: pytest.CaptureFixture[str]) -> None:
+def test_disabled_is_silent_and_costs_a_look_at_the_clock(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     with Progress(100, enabled=False, clock=clock) as progress:
         progress.update(100, Unread(), 1000, 1)  # type: ignore[arg-type]
     assert capsys.readouterr() == ("", "")
-    assert clock.calls == 0
+    assert clock.calls == 2  # at the start, and after the block
 
 
 @pytest.mark.parametrize("console", [Console(file=io.StringIO()), terminal_console()], ids=["lines", "bar"])
@@ -251,9 +254,76 @@ def test_notebook_gets_html(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 def test_notebook_without_an_end_shows_activity() -> None:
-    from dvi.progress import _Card
+    assert "<progress style" in _Card(Status(5, None).view())._repr_html_()
 
-    assert "<progress style" in _Card(Status(5, None))._repr_html_()
+
+def test_notebook_escapes_what_it_shows() -> None:
+    html = _Card(View(1, 2, "<b>", "a & b", "▁█"))._repr_html_()
+    assert "&lt;b&gt;" in html
+    assert "a &amp; b" in html
+    assert "▁█" in html
+
+
+# What is kept
+
+
+def test_record_has_the_moments_and_why_the_fit_ended() -> None:
+    clock = Clock()
+    with Progress(1000, enabled=False, clock=clock) as progress:
+        run(progress, clock, blocks=2)
+        progress.update(50, HIST[:250], 500, 3, learning_rate=0.01)
+        progress.stopped("the loss is flat")
+    assert progress.record() == {
+        "seconds": [0.0, 4.0, 8.0, 8.0],
+        "steps": [0, 100, 200, 250],
+        "rows": [0, 1000, 2000, 2500],
+        "hosts": [0, 2, 2, 3],
+        "learning_rate": [None, None, None, 0.01],
+        "end": "the loss is flat",
+    }
+
+
+def test_record_is_added_to_those_of_other_fits_when_there_were_steps() -> None:
+    courses: list[dict[str, Any]] = []
+    for steps in (5, 0, 7):
+        with Progress(10, enabled=False, courses=courses) as progress:
+            if steps:
+                progress.update(steps, HIST[:steps], 0, 1)
+    assert [course["steps"] for course in courses] == [[0, 5], [0, 7]]
+
+
+@pytest.mark.parametrize("n", [1, 255, 256, 257, 1000, 4097])
+def test_record_of_a_long_fit_is_thinned_evenly(n: int) -> None:
+    course = Course()
+    for i in range(n):
+        course.add(Moment(float(i), i, 0, 1, None))
+    steps = course.to_json()["steps"]
+    assert steps[0] == 0
+    assert steps[-1] == n - 1
+    assert len(steps) <= 258
+    assert len(set(np.diff(steps[:-1]).tolist())) <= 1
+
+
+# Trend
+
+
+def test_trend_shows_what_a_fit_has_gained_lately() -> None:
+    clock, console = Clock(), terminal_console()
+    with Progress(1000, console=console, clock=clock) as progress:
+        run(progress, clock)
+    text = console.file.getvalue()
+    assert f"ELBO -{HIST[-50:].mean():,.7g} ({HIST[-100:-50].mean() - HIST[-50:].mean():+.3g})" in text
+    assert "▁▁▂▂▃▃▄▄▅▅▆▆▇▇██" in text
+
+
+def test_a_terminal_without_unicode_has_no_trend() -> None:
+    class Ascii(Terminal):
+        encoding = "ascii"
+
+    clock, file = Clock(), Ascii()
+    with Progress(1000, console=terminal_console(file), clock=clock) as progress:
+        run(progress, clock, blocks=5)
+    assert "▁" not in file.getvalue()
 
 
 def test_nothing_writes_elsewhere() -> None:

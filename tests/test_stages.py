@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from dvi.errors import DviWarning
 from dvi.settings import Settings
-from dvi.stages import Outcome, Plan, Stage, difference, fixed, next_spread, until_converged
+from dvi.stages import Outcome, Plan, Stage, difference, early_steps, fixed, next_spread, until_converged
 
 
 def outcome(steps: int, mean: float, std: float = 1.0, drift: float = 0.0) -> Outcome:
@@ -30,20 +31,25 @@ def drive(plan: Plan, outcomes: list[Outcome]) -> list[Stage]:
 
 @pytest.mark.parametrize("n", [1, 2, 5, 10, 999, 10_000])
 def test_a_fixed_number_of_steps_is_kept(n: int) -> None:
-    stages = drive(fixed(n, one_stage=False), [outcome(1, 0.0)] * 3)
+    stages = drive(fixed(n, early_steps(n)), [outcome(1, 0.0)] * 4)
     assert sum(stage.steps for stage in stages) == n
     assert all(stage.steps > 0 for stage in stages)
 
 
 def test_an_optimizer_of_the_user_has_one_stage() -> None:
-    (stage,) = drive(fixed(100, one_stage=True), [outcome(100, 0.0)])
+    (stage,) = drive(fixed(100, ()), [outcome(100, 0.0)])
     assert (stage.steps, stage.spread) == (100, None)
 
 
 def test_the_second_stage_is_in_units_of_what_the_first_has_found() -> None:
-    _, second = drive(fixed(1000, one_stage=False), [outcome(200, 5.0, std=0.01, drift=2.0)])
+    _, second = drive(fixed(1000, early_steps(1000)), [outcome(100, 5.0, std=0.01, drift=2.0)])
     assert second.spread is not None
     assert second.spread.tolist() == [24.0, 1.0]
+
+
+def test_a_fit_of_some_steps_has_three_stages() -> None:
+    stages = drive(fixed(1000, early_steps(1000)), [outcome(100, 0.0), outcome(300, 0.0), outcome(1000, 0.0)])
+    assert [stage.steps for stage in stages] == [100, 200, 700]
 
 
 def test_a_point_has_no_scale_of_its_own() -> None:
@@ -73,7 +79,7 @@ def test_one_dimension_of_many_can_stop_the_agreement() -> None:
 
 @pytest.mark.parametrize("limits", [{"max_steps": 3500}, {"max_seconds": 1e-9}])
 def test_a_budget_ends_the_fit_and_says_so(limits: dict[str, float]) -> None:
-    outcomes = [outcome(1000, 9.0), outcome(3000, 5.0), outcome(3500, 2.0)]
+    outcomes = [replace(outcome(steps, mean), seconds=1.0) for steps, mean in ((1000, 9.0), (3000, 5.0), (3500, 2.0))]
     with pytest.warns(DviWarning, match=next(iter(limits))):
         stages = drive(until_converged(Settings(n=None, **limits)), outcomes)
     assert sum(stage.steps for stage in stages) <= 3500

@@ -115,6 +115,13 @@ def test_settings_that_are_not_allowed(
         dvi.SVGD(model=normal, **settings)
 
 
+def test_what_goes_on_has_to_be_particles(normal: pm.Model) -> None:
+    again = dvi.SVGD(approx=fitted(normal, n_particles=7)).fit(3, **QUIET)
+    assert (again.params["histogram"].shape, len(again.hist)) == ((7, 2), 303)
+    with pytest.raises(ArgumentTypeError, match="does not consist of particles"):
+        dvi.SVGD(approx=dvi.MeanField(model=normal))
+
+
 # Weights
 
 

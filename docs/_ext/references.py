@@ -11,7 +11,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
 import dvi
-from dvi import callbacks, errors, schedules
+from dvi import callbacks, cluster, errors, schedules
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +33,11 @@ def check(app: Sphinx, env: BuildEnvironment) -> None:
 
 def public() -> Iterator[str]:
     """Qualified names that users may use."""
-    modules = {"callbacks", "errors", "schedules"}
+    modules = {"callbacks", "cluster", "errors", "schedules"}
     yield from (f"dvi.{name}" for name in dvi.__all__ if name not in modules)
     yield from (f"dvi.callbacks.{name}" for name in callbacks.__all__)
+    functions = inspect.getmembers(cluster, inspect.isfunction)
+    yield from (f"dvi.cluster.{n}" for n, f in functions if f.__module__ == cluster.__name__ and not n.startswith("_"))
     yield from (f"dvi.schedules.{name}" for name in schedules.__all__)
     own = inspect.getmembers(errors, inspect.isclass)
     yield from (f"dvi.errors.{name}" for name, kind in own if kind.__module__ == errors.__name__)

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 class Checkpoint(Callback):
     """Saves the approximation every ``every`` steps, for :func:`dvi.load`.
 
-    A save that fails warns once, and the fit goes on: a full disk should not cost the hours before it.
+    A save that fails warns once, and the fit goes on: a full disk should not cost the hours before it. To be able to go
+    on with a fit, give ``checkpoint=`` to :func:`dvi.fit`, which also writes what :func:`dvi.resume` needs.
 
     Parameters
     ----------

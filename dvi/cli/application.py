@@ -18,8 +18,9 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 app = typer.Typer(
     name="dvi",
     help="Variational inference for PyMC models on data that does not fit in memory.",
+    epilog="Results go to standard output, progress and errors to standard error. Exit codes: 0 done; 1 failed, and "
+    "may work when tried again; 2 not possible with what was given; 130 interrupted.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -42,7 +43,7 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except DviError as error:
-            complain(str(error))
+            complain(" ".join([str(error), *getattr(error, "__notes__", ())]))
             raise typer.Exit(exit_code(error)) from None
         except KeyboardInterrupt as interrupt:
             complain("Interrupted. " + " ".join(getattr(interrupt, "__notes__", ())))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from dataclasses import dataclass
+import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,106 +24,167 @@ if TYPE_CHECKING:
 
     from dvi.approximation import Approximation
 
+_WIDE = 1_000  # columns of a pipe, where nothing is cut off
+
 
 @app.command()
 @reporting
-def info(store: Annotated[str, typer.Argument(help="A Zarr group or array, or a saved approximation.")]) -> None:
+def info(
+    store: Annotated[str, typer.Argument(help="Path or URL of a Zarr group or array, or of a saved approximation.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")] = False,
+) -> None:
     """Say what is in a store."""
-    import xarray as xr
-
-    try:
-        ds = xr.open_zarr(store, chunks=None)
-    except Exception as error:  # stores raise whatever they like
-        ds = _open_array(store, error)
+    ds = open_store(store)
     if "dvi_format" in ds.attrs:
         import dvi
 
-        _print_approximation(store, dvi.load(store))
+        approximation = approximation_facts(store, dvi.load(store))
+        typer.echo(json.dumps(approximation)) if as_json else _print_approximation(approximation)
     else:
-        print_arrays(store, ds)
+        arrays = array_facts(store, ds)
+        typer.echo(json.dumps(arrays)) if as_json else _print_arrays(arrays)
+
+
+def open_store(store: str) -> xr.Dataset:
+    """A Zarr group, or an array as a dataset of one variable."""
+    import xarray as xr
+
+    import dvi
+
+    where = dvi.open_store(store)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated", RuntimeWarning)
+            ds: xr.Dataset = xr.open_zarr(where, chunks=None)
+    except Exception as error:  # stores raise whatever they like
+        return _open_array(store, error)
+    return ds
 
 
 def _open_array(store: str, reason: Exception) -> xr.Dataset:
-    """A Zarr array as a dataset of one variable."""
     import dask.array
     import xarray as xr
 
+    import dvi
+
     try:
-        array = dask.array.from_zarr(store)
+        array = dask.array.from_zarr(dvi.open_store(store))
     except Exception:  # neither a group nor an array
         if "://" not in store and not Path(store).exists():
             raise StoreNotFoundError(f"There is nothing at {store}; give the path or URL of a Zarr store.") from None
-        message = f"{store} is not a Zarr group or array that can be read ({type(reason).__name__}: {reason})"
+        message = (
+            f"{store} is not a Zarr group or array that can be read ({type(reason).__name__}: {reason}); give another "
+            "store, or make one of other formats with dvi ingest"
+        )
         raise StoreError(message) from None
     variable = xr.Variable([f"dim_{i}" for i in range(array.ndim)], array, encoding={"chunks": array.chunksize})
     return xr.Dataset({Path(store).name: variable})
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunking:
-    """Shape of the chunks of an array, and how many there are."""
+def array_facts(store: str, ds: xr.Dataset) -> dict[str, Any]:
+    """What ``dvi info --json`` says of arrays: sizes in bytes, and None for ``stored`` where it is no local folder."""
+    ingested = {
+        "dvi_version": ds.attrs["dvi_version"],
+        "shuffled": bool(ds.attrs["dvi_shuffled"]),
+        "random_seed": ds.attrs["dvi_random_seed"],
+        "dropped_rows": ds.attrs["dvi_dropped_rows"],
+    } if "dvi_source" in ds.attrs else None  # fmt: skip
+    return {
+        "kind": "arrays",
+        "store": store,
+        "rows": max((v.shape[0] for v in ds.data_vars.values() if v.ndim), default=0),
+        "nbytes": ds.nbytes,
+        "stored": _stored_bytes(store),
+        "ingested": ingested,
+        "arrays": [_array_facts(str(name), variable) for name, variable in ds.data_vars.items()],
+    }
 
-    shape: tuple[int, ...]
-    number: int
+
+def _array_facts(name: str, variable: xr.DataArray) -> dict[str, Any]:
+    chunk = [int(n) for n in variable.encoding.get("chunks") or variable.shape]
+    return {
+        "name": name,
+        "shape": list(variable.shape),
+        "dtype": str(variable.dtype),
+        "chunk": chunk,
+        "chunks": math.prod(-(-size // max(1, n)) for size, n in zip(variable.shape, chunk, strict=True)),
+        "nbytes": variable.nbytes,
+    }
 
 
-def _chunking(variable: xr.DataArray) -> _Chunking:
-    shape = tuple(variable.encoding.get("chunks") or variable.shape)
-    number = 1
-    for size, chunk in zip(variable.shape, shape, strict=True):
-        number *= -(-size // max(1, chunk))
-    return _Chunking(shape, number)
+def approximation_facts(store: str, approx: Approximation) -> dict[str, Any]:
+    """What ``dvi info --json`` says of an approximation. The ELBO is the mean over the last twentieth of the steps."""
+    run, hist = approx.run, approx.hist
+    return {
+        "kind": "approximation",
+        "store": store,
+        "family": type(approx.family).__name__.removesuffix("Family"),
+        "dimensions": approx.ndim,
+        "method": run.get("method"),
+        "seed": run.get("seed"),
+        "steps": len(hist),
+        "elbo": -float(hist[-max(1, len(hist) // 20) :].mean()) if len(hist) else None,
+        "first_elbo": -float(hist[0]) if len(hist) else None,
+        "findings": [found["code"] for found in run["diagnosis"]["findings"]] if "diagnosis" in run else None,
+        "variables": [
+            {"name": e.name, "shape": list(e.shape), "dimensions": list(filter(None, e.dims))}
+            for e in approx.layout.entries
+        ],
+    }
 
 
 def print_arrays(store: str, ds: xr.Dataset) -> None:
     """Arrays of a store as a table."""
-    console = Console()
-    rows = max((v.shape[0] for v in ds.data_vars.values() if v.ndim), default=0)
-    stored = _stored_bytes(store)
-    size = "" if stored is None else f", {_bytes(stored)} stored"
-    _heading(console, f"{store}: {rows:,} rows, {_bytes(ds.nbytes)}{size}")
-    if "dvi_source" in ds.attrs:
-        order = f"shuffled with seed {ds.attrs['dvi_random_seed']}" if ds.attrs["dvi_shuffled"] else "not shuffled"
-        dropped = ds.attrs["dvi_dropped_rows"]
+    _print_arrays(array_facts(store, ds))
+
+
+def _print_arrays(facts: dict[str, Any]) -> None:
+    console = _console()
+    size = "" if facts["stored"] is None else f", {_bytes(facts['stored'])} stored"
+    _heading(console, f"{facts['store']}: {facts['rows']:,} rows, {_bytes(facts['nbytes'])}{size}")
+    ingested = facts["ingested"]
+    if ingested is not None:
+        order = f"shuffled with seed {ingested['random_seed']}" if ingested["shuffled"] else "not shuffled"
+        dropped = ingested["dropped_rows"]
         less = f", {dropped:,} row{'s' if dropped > 1 else ''} dropped" if dropped else ""
-        _heading(console, f"ingested by dvi {ds.attrs['dvi_version']}, {order}{less}")
+        _heading(console, f"ingested by dvi {ingested['dvi_version']}, {order}{less}")
     table = Table(box=None)
-    for column, justify in (("array", "left"), ("shape", "right"), ("dtype", "left"), ("chunk", "right")):
-        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("chunks", justify="right", no_wrap=True)
-    table.add_column("bytes", justify="right", no_wrap=True)
-    for name, variable in ds.data_vars.items():
-        chunking = _chunking(variable)
+    for column in ("array", "shape", "dtype", "chunk", "chunks", "bytes"):
+        table.add_column(column, justify="left" if column in ("array", "dtype") else "right", no_wrap=True)
+    for array in facts["arrays"]:
         table.add_row(
-            Text(str(name)), _shape(variable.shape), str(variable.dtype), _shape(chunking.shape),
-            f"{chunking.number:,}", _bytes(variable.nbytes),
+            Text(array["name"]), _shape(array["shape"]), array["dtype"], _shape(array["chunk"]),
+            f"{array['chunks']:,}", _bytes(array["nbytes"]),
         )  # fmt: skip
     console.print(table)
 
 
-def _print_approximation(store: str, approx: Approximation) -> None:
-    console = Console()
-    run, hist = approx.run, approx.hist
-    kind = type(approx.family).__name__.removesuffix("Family")
-    _heading(console, f"{store}: {kind} approximation of {approx.ndim:,} dimensions")
-    if len(hist):
-        last = -float(hist[-max(1, len(hist) // 20) :].mean())
-        _heading(console, f"method {run.get('method')}, seed {run.get('seed')}, {len(hist):,} steps")
-        _heading(console, f"ELBO {last:,.7g} (mean of the last twentieth of the steps), {-hist[0]:,.7g} at the first")
+def _print_approximation(facts: dict[str, Any]) -> None:
+    console = _console()
+    _heading(console, f"{facts['store']}: {facts['family']} approximation of {facts['dimensions']:,} dimensions")
+    if facts["steps"]:
+        _heading(console, f"method {facts['method']}, seed {facts['seed']}, {facts['steps']:,} steps")
+        last, first = facts["elbo"], facts["first_elbo"]
+        _heading(console, f"ELBO {last:,.7g} (mean of the last twentieth of the steps), {first:,.7g} at the first")
+    if facts["findings"] is not None:
+        _heading(console, f"diagnosis: {', '.join(facts['findings']) or 'ok'}")
     table = Table(box=None)
-    table.add_column("variable", no_wrap=True)
-    table.add_column("shape", no_wrap=True)
-    table.add_column("dimensions", no_wrap=True)
-    for entry in approx.layout.entries:
-        table.add_row(Text(entry.name), _shape(entry.shape), ", ".join(filter(None, entry.dims)))
+    for column in ("variable", "shape", "dimensions"):
+        table.add_column(column, no_wrap=True)
+    for variable in facts["variables"]:
+        table.add_row(Text(variable["name"]), _shape(variable["shape"]), Text(", ".join(variable["dimensions"])))
     console.print(table)
+
+
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=_WIDE)
 
 
 def _heading(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def _shape(shape: Sequence[int]) -> str:
     return " x ".join(f"{n:,}" for n in shape) or "scalar"
 
 

@@ -99,7 +99,7 @@ def array_rows(arrays: Mapping[str, Any], label: str, fingerprint: object = None
         If they differ in length, or one is a scalar, masked, structured or of unknown length.
     """
     if not arrays:
-        raise DataError(f"{label} holds no arrays: at least one is needed.")
+        raise DataError(f"{label} holds no arrays: at least one is needed; give another store or group.")
     row_dim = free_row_dim([str(name) for name in arrays])
     variables = {str(name): _variable(str(name), value, row_dim) for name, value in arrays.items()}
     if clash := sorted(set(variables) & {str(dim) for variable in variables.values() for dim in variable.dims}):
@@ -133,7 +133,9 @@ def _variable(name: str, value: Any, row_dim: str) -> xr.Variable:
 
 def _check_rows(name: str, value: Any) -> None:
     if value.ndim == 0:
-        raise DataError(f"{name!r} is a scalar: arrays of at least one dimension are allowed.")
+        raise DataError(
+            f"{name!r} is a scalar: arrays of at least one dimension are allowed; leave it out with columns=."
+        )
     if value.dtype.kind == "V":
         raise DataError(f"{name!r} is a structured array: pass {{field: array[field] for field in array.dtype.names}}.")
     if any(np.isnan(size) for size in value.shape):
@@ -177,7 +179,9 @@ def npy_rows(files: Files) -> ArrayRows:
     """One ``.npy`` file for each column, named by the file, mapped into memory."""
     arrays = {PurePosixPath(path).stem: _memory_map(files.local(path), path) for path in files.paths}
     if len(arrays) < len(files.paths):
-        raise DataError(f"{files.label} have several files of one name: each file is a column of its name.")
+        raise DataError(
+            f"{files.label} have several files of one name: each file is a column of its name; rename them."
+        )
     return array_rows(arrays, files.label, files.fingerprint())
 
 
@@ -196,22 +200,24 @@ def npz_rows(files: Files, scratch: Path) -> ArrayRows:
                     shutil.copyfileobj(source, target, 2**20)
                 arrays[member.removesuffix(".npy")] = _memory_map(unpacked, f"{path}:{member}")
     except zipfile.BadZipFile as error:
-        raise DataError(f"{path} cannot be read as .npz: {error}") from error
+        raise DataError(f"{path} cannot be read as .npz ({error}); write it again with numpy.savez") from error
     return array_rows(arrays, files.label, files.fingerprint())
 
 
 def _memory_map(path: str | Path, label: str) -> Any:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{label} cannot be mapped into memory as a NumPy array of numbers: {error}") from error
+    except Exception as error:  # a damaged header raises whatever the parser and the operating system do
+        raise DataError(
+            f"{label} cannot be mapped into memory as a NumPy array of numbers ({error}); save it again with numpy.save"
+        ) from error
 
 
 def zarr_rows(files: Files) -> ArrayRows:
     """A Zarr group or array, with the dimension names that it has."""
     if len(files.paths) > 1:
         raise DataError(f"{files.label}: only one Zarr store can be read at a time.")
-    return zarr_node_rows(zarr.open(files.url(files.paths[0]), mode="r"), files.label, files.fingerprint())
+    return zarr_node_rows(zarr.open(files.store(files.paths[0]), mode="r"), files.label, files.fingerprint())
 
 
 def zarr_node_rows(node: zarr.Group | zarr.Array[Any], label: str, fingerprint: object = None) -> ArrayRows:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-import fsspec
-
 from dvi.data.chunks import without_secrets
+from dvi.data.locations import Options, open_files, open_store, reachable
 from dvi.errors import ArgumentError, StoreNotFoundError
 
 type Format = Literal["parquet", "csv", "npy", "npz", "zarr"]
@@ -35,6 +34,7 @@ class Files:
     paths: tuple[str, ...]
     format: Format
     label: str
+    storage_options: Options | None = None
 
     def fingerprint(self) -> list[dict[str, object]]:
         """Name, size in bytes and time of change of each file, of the newest file for a Zarr store."""
@@ -46,9 +46,9 @@ class Files:
             raise ArgumentError(f"{path} cannot be mapped into memory from a URL: copy it to this machine first.")
         return path
 
-    def url(self, path: str) -> str:
-        """What other libraries open: the path itself if it is local."""
-        return path if _is_local(self.fs) else str(self.fs.unstrip_protocol(path))
+    def store(self, path: str) -> Any:
+        """What Zarr opens: the path itself if it is local."""
+        return path if _is_local(self.fs) else open_store(self.fs.unstrip_protocol(path), self.storage_options)
 
     def _describe(self, path: str) -> dict[str, object]:
         found = self.fs.find(path, detail=True) if self.format == "zarr" else {path: self.fs.info(path)}
@@ -57,10 +57,12 @@ class Files:
         return {"name": _public(path), "files": len(found), "size": size, "changed": max(changed, default="")}
 
 
-_CHANGED = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "created")
+_CHANGED = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "e_tag", "created")
 
 
-def list_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Files:
+def list_files(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], storage_options: Options | None = None
+) -> Files:
     """Find the files that a path, URL, glob pattern, folder or a list of these stands for.
 
     The files of a pattern or folder are sorted by name, those of a list stay in its order.
@@ -76,12 +78,13 @@ def list_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     if not given:
         raise ArgumentError("The list of files is empty: name at least one.")
     label = _public(os.fspath(given[0])) + (f" and {len(given) - 1} more" if len(given) > 1 else "")
-    fs, _ = fsspec.core.url_to_fs(os.fspath(given[0]))
-    paths = [path for each in given for path in _expand(fs, os.fspath(each))]
-    formats = {format_of(fs, path): path for path in paths}
+    fs = open_files(os.fspath(given[0]), storage_options)
+    with reachable(label):
+        paths = [path for each in given for path in _expand(fs, os.fspath(each))]
+        formats = {format_of(fs, path): path for path in paths}
     if len(formats) > 1:
         raise ArgumentError(f"{label} are files of several formats, {', '.join(formats)}: pass one format at a time.")
-    return Files(fs, tuple(paths), next(iter(formats)), label)
+    return Files(fs, tuple(paths), next(iter(formats)), label, storage_options)
 
 
 def format_of(fs: Any, path: str) -> Format:

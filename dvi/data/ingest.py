@@ -23,6 +23,7 @@ import xarray as xr
 
 from dvi.data.ingest_plan import IngestPlan, Selection, batch_nbytes, pieces, plan_ingest, records, select, slabs
 from dvi.data.ingest_progress import Report, progress
+from dvi.data.locations import reachable
 from dvi.data.row_sources import row_source
 from dvi.data.schema import RowSource, length, scan
 from dvi.data.shuffle import Buckets
@@ -58,6 +59,8 @@ def ingest(
     overwrite: bool = False,
     memory_bytes: int = 500_000_000,
     progressbar: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
+    source_options: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Write data as a shuffled, chunked Zarr group, in bounded memory, and open it.
 
@@ -99,6 +102,10 @@ def ingest(
         Memory to work in, in bytes. One chunk, partition or record batch of the source must fit beside it.
     progressbar : bool
         Show a progress bar if the standard error is a terminal, and log a line every ten seconds if not.
+    storage_options, source_options : mapping, optional
+        How to reach ``store`` and ``source`` where they are URLs: the settings of obstore for ``s3://``, ``gs://`` and
+        ``az://``, such as ``{"endpoint": "http://localhost:9000"}``, and those of fsspec for others. Credentials that
+        are not among them are those of the environment.
 
     Returns
     -------
@@ -137,15 +144,16 @@ def ingest(
         seed=_integer("random_seed", random_seed, least=0) if shuffle else None,
         memory_bytes=_integer("memory_bytes", memory_bytes, least=1),
     )
-    target = target_of(store)
-    target.check_free(overwrite)
+    target = target_of(store, storage_options)
     with ExitStack() as stack:
+        stack.enter_context(reachable(target.label))
+        target.check_free(overwrite)
         work = stack.enter_context(locked(target.workspace, target.label))
         target.check_free(overwrite)
         report = stack.enter_context(progress(progressbar))
-        rows = row_source(source, work.scratch)
+        rows = row_source(source, work.scratch, source_options)
         _make(rows, target, work, settings, report)
-    return open_ingested(target)
+        return open_ingested(target)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,10 @@ import zarr
 from dvi.data import unwrap
 from dvi.data.chunks import check_array, without_secrets
 from dvi.data.derived import CastReader, RowNumberReader, cast_reader
+from dvi.data.locations import open_store, reachable
 from dvi.data.memory import DeliveredReader, DetachedReader, MemoryReader
 from dvi.data.stored import XarrayReader, ZarrReader, label_of
-from dvi.errors import ArgumentError, ArgumentTypeError, DataError, StoreError, StoreNotFoundError
+from dvi.errors import ArgumentError, ArgumentTypeError, DataError, DviError, StoreError, StoreNotFoundError
 from dvi.types import AnyArray, Reader
 
 if TYPE_CHECKING:
@@ -88,9 +89,12 @@ def open_array(path: str | PathLike[str]) -> zarr.Array[Any]:
     """Open the Zarr array at a local path or URL for reading."""
     where = without_secrets(str(path))
     try:
-        node = zarr.open(path if isinstance(path, str) else Path(path), mode="r")
+        with reachable(where):
+            node = zarr.open(open_store(path if isinstance(path, str) else Path(path)), mode="r")
     except FileNotFoundError as error:
         raise StoreNotFoundError(f"There is no Zarr array at {where!r}: check the path.") from error
+    except DviError:
+        raise
     except (OSError, ValueError) as error:
         raise StoreError(
             f"{where!r} cannot be opened as a Zarr array: {without_secrets(str(error))}. "
@@ -144,7 +148,7 @@ def _lazy_reader(lazy: unwrap.LazyArray, name: str, missing: Missing) -> Reader:
         _check_chunks(lazy.stored, missing)
     in_memory = lazy.stored is not None and unwrap.lives_in_memory(lazy.stored)
     filling = lazy.filling if missing == "fill" else None
-    opened = XarrayReader(lazy.variable, filling, lazy.stored, lazy.chunk_rows)
+    opened = XarrayReader(lazy.variable, filling, lazy.stored, lazy.chunk_rows, lazy.first_row)
     if lazy.is_slice and not in_memory:
         return opened
     why = "Its store is this process's memory" if in_memory else "Its rows are scattered over the stored array"

@@ -17,12 +17,13 @@ from dask.utils import is_dataframe_like
 
 from dvi.data.arrays import array_rows, npy_rows, npz_rows, xarray_rows, zarr_node_rows, zarr_rows
 from dvi.data.files import Files, list_files
+from dvi.data.locations import Options
 from dvi.data.schema import RowSource
 from dvi.data.tabular import csv_table, dask_table, pandas_table, parquet_table
 from dvi.errors import ArgumentTypeError
 
 
-def row_source(source: object, scratch: Path) -> RowSource:
+def row_source(source: object, scratch: Path, storage_options: Options | None = None) -> RowSource:
     """The `RowSource` of a path, URL, pattern or list of these, of arrays or of a table; itself if it is one.
 
     Parameters
@@ -31,6 +32,8 @@ def row_source(source: object, scratch: Path) -> RowSource:
         See `dvi.ingest`.
     scratch : Path
         A folder in which compressed arrays may be unpacked.
+    storage_options : mapping, optional
+        For a URL.
 
     Raises
     ------
@@ -43,7 +46,7 @@ def row_source(source: object, scratch: Path) -> RowSource:
     """
     paths = [source] if isinstance(source, str | os.PathLike) else source
     if isinstance(paths, list | tuple) and paths and all(isinstance(path, str | os.PathLike) for path in paths):
-        return _file_rows(list_files(paths), scratch)
+        return _file_rows(list_files(paths, storage_options), scratch)
     found = _array_rows(source) or _table(source) or source
     if isinstance(found, RowSource):
         return found

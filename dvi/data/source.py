@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import itertools
 import math
 import warnings
@@ -18,6 +17,7 @@ from dvi.data.chunks import Runs, lengths_of, regular_chunks, row_nbytes, rows_p
 from dvi.data.memory import DeliveredReader, DetachedReader, is_in_memory
 from dvi.data.picks import aligned_empty
 from dvi.errors import ArgumentError, DataError, DviWarning, NonFiniteError
+from dvi.html import Section, card
 from dvi.types import AnyArray, Reader
 
 MAX_CHUNK_BYTES = 64 * 2**20
@@ -187,10 +187,8 @@ class Source:
         return f"<dvi.Source {self._summary()}>{rows}"
 
     def _repr_html_(self) -> str:
-        cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in self._table())
-        rows = "".join(f"<tr>{row}</tr>" for row in cells)
-        head = "<tr><th>array</th><th>dtype</th><th>shape</th><th>where</th></tr>"
-        return f"<p><b>dvi.Source</b>: {self._summary()}</p><table>{head}{rows}</table>"
+        arrays = Section("Arrays", self._table(), ("array", "dtype", "shape", "where"), is_open=True)
+        return card("dvi.Source", self._summary(), [arrays])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.names, self.readers, runs_of(np.diff(self.starts).tolist()))

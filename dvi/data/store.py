@@ -22,10 +22,11 @@ import zarr
 import zarr.errors
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, ObjectStore
 
 from dvi.data.chunks import without_secrets
 from dvi.data.ingest_plan import IngestPlan
+from dvi.data.locations import Options, open_store, url_of
 from dvi.data.workspace import Workspace
 from dvi.errors import ArgumentError, ArgumentTypeError, StoreError, StoreExistsError, StoreNotFoundError
 from dvi.types import AnyArray
@@ -90,27 +91,31 @@ class Target:
             return exists, None
 
 
-def target_of(store: object) -> Target:
+def target_of(store: object, storage_options: Options | None = None) -> Target:
     """Where to write: a path, a URL, or a Zarr store.
+
+    Parameters
+    ----------
+    store : str, path or zarr.abc.store.Store
+    storage_options : mapping, optional
+        See `open_store`.
 
     Raises
     ------
     ArgumentTypeError
         If it is something else.
     """
+    given = store
+    store = open_store(store, storage_options)
     if isinstance(store, LocalStore):
         store = store.root
-    if isinstance(store, str) and store.startswith("file://"):
-        store = store.removeprefix("file://")
-    if isinstance(store, str) and "://" in store:
-        return Target(without_secrets(store), None, store)
     if isinstance(store, str | os.PathLike):
         if not os.fspath(store):
             raise ArgumentError("store='' is not allowed: pass the path of the store to write.")
         path = Path(os.fspath(store))
         return Target(str(path), path.absolute(), path)
     if isinstance(store, Store):
-        return Target(str(store), None, store)
+        return Target(url_of(store) if isinstance(store, ObjectStore) else without_secrets(str(given)), None, store)
     raise ArgumentTypeError(f"store={store!r} is not allowed: pass a path, a URL or a Zarr store.")
 
 

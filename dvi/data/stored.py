@@ -13,7 +13,8 @@ from zarr.errors import ChunkNotFoundError
 
 from dvi.data import unwrap
 from dvi.data.chunks import check_rows, virtual_chunks, without_secrets
-from dvi.errors import DataError, StoreError, StoreNotFoundError
+from dvi.data.locations import brief, reachable
+from dvi.errors import DataError, StoreDamagedError, StoreError, StoreNotFoundError
 from dvi.types import AnyArray, Reader
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class ZarrReader:
 
     def read(self, start: int, stop: int) -> AnyArray:
         check_rows(start, stop, self)
-        with _explained(self, start, stop):
+        with _explained(self, start, stop, self.array):
             try:
                 slab = unwrap.read_rows(self.array, start, stop)
             except ChunkNotFoundError as error:
@@ -77,12 +78,15 @@ class XarrayReader:
         The Zarr array behind it, if that is where it is.
     stored_rows
         Lengths of the stored chunks, if they are known.
+    first_row
+        The stored row that is the variable's first.
     """
 
     variable: xarray.Variable = field(repr=False)
     filling: xarray.Variable | None = field(default=None, repr=False)
     stored: zarr.Array[Any] | None = field(default=None, repr=False)
     stored_rows: tuple[int, ...] | None = field(default=None, repr=False)
+    first_row: int = 0
     in_memory: ClassVar[bool] = False
 
     @property
@@ -104,7 +108,7 @@ class XarrayReader:
 
     def read(self, start: int, stop: int) -> AnyArray:
         check_rows(start, stop, self)
-        with _explained(self, start, stop):
+        with _explained(self, start, stop, self.stored, self.first_row):
             try:
                 slab = self.variable[start:stop].values
             except ChunkNotFoundError as error:
@@ -131,10 +135,14 @@ def _allowed[T](filling: T | None, array: zarr.Array[Any] | None, error: ChunkNo
 
 
 @contextmanager
-def _explained(array: Reader, start: int, stop: int) -> Iterator[None]:
+def _explained(
+    array: Reader, start: int, stop: int, stored: zarr.Array[Any] | None, first_row: int = 0
+) -> Iterator[None]:
     """Say which rows of which array could not be read, and what to do."""
+    rows = f"Rows {start} to {stop} of {array.label}"
     try:
-        yield
+        with reachable(array.label):
+            yield
     except StoreError:
         raise
     except ChunkNotFoundError as error:
@@ -142,9 +150,11 @@ def _explained(array: Reader, start: int, stop: int) -> Iterator[None]:
             f"{array.label} lacks chunks among its rows {start} to {stop}: {error}. Write the array again, or allow "
             "missing chunks with dvi.data.readers.reader(array, missing='fill')."
         ) from error
-    except (OSError, RuntimeError, ValueError) as error:
-        cause = without_secrets(f"{type(error).__name__}: {error}")
-        raise StoreError(
-            f"Rows {start} to {stop} of {array.label} cannot be read ({cause}). "
-            "The store is damaged or out of reach: try reading it with Zarr alone, or write it again."
+    except OSError as error:
+        raise StoreError(f"{rows} cannot be read ({brief(error)}). The store is out of reach: try again.") from error
+    except (RuntimeError, ValueError) as error:
+        key = None if stored is None else unwrap.damaged_chunk(stored, first_row + start, first_row + stop)
+        where = "The store" if key is None else f"Its chunk {key!r}"
+        raise StoreDamagedError(
+            f"{rows} cannot be read ({brief(error)}). {where} is damaged: write the array again, or restore a copy."
         ) from error

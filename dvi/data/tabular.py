@@ -17,7 +17,7 @@ import pandas as pd
 
 from dvi.data.files import Files, compression_of
 from dvi.data.schema import Batch, Column, Layout, free_row_dim, number_dtype
-from dvi.errors import ArgumentError, DataError
+from dvi.errors import ArgumentError, DataError, DviError
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -209,14 +209,14 @@ class ParquetPart:
         import pyarrow as pa
 
         waiting: list[pa.RecordBatch] = []
-        with _open_parquet(self.files, self.path) as file:
+        with _parquet(self.files, self.path) as file:
             for batch in file.iter_batches(_ARROW_ROWS, row_groups=[self.group], columns=list(names)):
                 waiting.append(batch)
                 if sum(each.nbytes for each in waiting) >= nbytes:
                     yield _to_pandas(pa.Table.from_batches(waiting))
                     waiting = []
-        if waiting:
-            yield _to_pandas(pa.Table.from_batches(waiting))
+            if waiting:
+                yield _to_pandas(pa.Table.from_batches(waiting))
 
 
 def parquet_table(files: Files) -> Table:
@@ -225,7 +225,7 @@ def parquet_table(files: Files) -> Table:
     headers: list[tuple[str, ...]] = []
     known: list[dict[str, Column]] = []
     for path in files.paths:
-        with _open_parquet(files, path) as file:
+        with _parquet(files, path) as file:
             schema, metadata = file.schema_arrow, file.metadata
             headers.append(tuple(name for name in schema.names if not name.startswith("__index_level_")))
             known.append(_known_parquet(file))
@@ -236,16 +236,22 @@ def parquet_table(files: Files) -> Table:
     return Table(files.label, files.fingerprint(), names, agreed, parts)
 
 
-def _open_parquet(files: Files, path: str) -> pq.ParquetFile:
+@contextmanager
+def _parquet(files: Files, path: str) -> Iterator[pq.ParquetFile]:
+    """An open Parquet file; damaged ones raise whatever the decoders of their pages do."""
     try:
-        import pyarrow as pa
         import pyarrow.parquet as pq
     except ModuleNotFoundError as error:
         raise ArgumentError(f"{path} needs pyarrow to be read: pip install pyarrow.") from error
     try:
-        return pq.ParquetFile(path, filesystem=files.fs)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+        with pq.ParquetFile(path, filesystem=files.fs) as file:
+            yield file
+    except DviError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{path} cannot be read as Parquet ({error}); open it with pandas to see why, and write it again"
+        ) from error
 
 
 def _known_parquet(file: pq.ParquetFile) -> dict[str, Column]:
@@ -288,7 +294,8 @@ def _check_same_columns(headers: Sequence[tuple[str, ...]], paths: Sequence[str]
         if set(a) != set(b):
             differ = ", ".join(map(repr, sorted(set(a) ^ set(b))))
             raise DataError(
-                f"{path} and the file before it differ in the columns {differ}: all files must have the same columns."
+                f"{path} and the file before it differ in the columns {differ}: all files must have the same; ingest "
+                "them apart."
             )
 
 

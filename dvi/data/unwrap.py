@@ -19,9 +19,10 @@ import numpy as np
 import zarr
 from zarr.core.sync import sync
 from zarr.errors import ChunkNotFoundError
-from zarr.storage import FsspecStore, LocalStore, MemoryStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore
 
 from dvi.data.chunks import regular_chunks
+from dvi.data.locations import url_of
 from dvi.types import AnyArray
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class LazyArray:
         Whether the variable's rows follow each other in the backend's array.
     chunk_rows
         Lengths of the stored chunks, cut to the variable's rows, if they are known.
+    first_row
+        The backend's row that is the variable's first, if ``is_slice``.
     """
 
     variable: xarray.Variable
@@ -61,6 +64,7 @@ class LazyArray:
     is_identity: bool
     is_slice: bool
     chunk_rows: tuple[int, ...] | None
+    first_row: int = 0
 
 
 def strict(array: zarr.Array[Any]) -> zarr.Array[Any]:
@@ -110,6 +114,8 @@ def location(array: zarr.Array[Any]) -> str:
     store = array.store
     if isinstance(store, FsspecStore):
         return f"{_protocols(store)[0]}://{'/'.join(filter(None, (store.path.strip('/'), array.path)))}"
+    if isinstance(store, ObjectStore):
+        return f"{url_of(store)}/{array.path}".rstrip("/")
     return str(array.store_path)
 
 
@@ -149,6 +155,19 @@ def _chunk_keys(array: zarr.Array[Any]) -> Iterator[str]:
     """Every key that a full array has, relative to the array. Assumes ``metadata.encode_chunk_key``."""
     grid = (range(len(lengths)) for lengths in array.write_chunk_sizes)
     return map(array.metadata.encode_chunk_key, itertools.product(*grid))
+
+
+def damaged_chunk(array: zarr.Array[Any], start: int, stop: int) -> str | None:
+    """Key of the first chunk, or shard, with rows from ``start`` to ``stop`` that cannot be decoded."""
+    edges = [np.cumsum([0, *lengths]).tolist() for lengths in array.write_chunk_sizes]
+    spans = [list(enumerate(itertools.pairwise(axis))) for axis in edges]
+    spans[0] = [(number, span) for number, span in spans[0] if span[0] < stop and span[1] > start]
+    for chunk in itertools.product(*spans):
+        try:
+            array[tuple(slice(*span) for _, span in chunk)]
+        except (RuntimeError, ValueError):
+            return array.metadata.encode_chunk_key(tuple(number for number, _ in chunk))
+    return None
 
 
 def read_rows(array: zarr.Array[Any], start: int, stop: int) -> AnyArray:
@@ -226,6 +245,7 @@ def _behind(data: Any, variable: xarray.Variable) -> LazyArray:
         is_identity=stored is not None and _is_identity(chain, variable),
         is_slice=rows is not None,
         chunk_rows=None if rows is None else _stored_rows(variable, stored, chain[-1].shape[0], rows),
+        first_row=0 if rows is None else rows.start,
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from html import escape
 from typing import TYPE_CHECKING
+
+from dvi.html import Section, card
 
 if TYPE_CHECKING:
     from dvi.diagnostics.diagnosis import Diagnosis, Element
@@ -28,11 +29,12 @@ _COLUMNS: Sequence[tuple[str, Callable[[Element], str]]] = (
 
 def as_text(diagnosis: Diagnosis) -> str:
     """A table of at most 100 columns but for long names."""
-    lines = [_title(diagnosis), ""]
+    lines = [_title(diagnosis)]
+    lines += [""] if diagnosis.findings or diagnosis.notes else []
     for mark, findings in (("!", diagnosis.findings), ("-", diagnosis.notes)):
         for finding in findings:
             lines += textwrap.wrap(f"{mark} {finding}", _WIDTH, subsequent_indent="  ")
-    rows = list(_rows(diagnosis))
+    rows = list(numbers_of(diagnosis))
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
     lines += ["", *(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows)]
     table = [["unconstrained", *(name for name, _ in _COLUMNS)], *_cells(diagnosis)]
@@ -45,33 +47,30 @@ def as_text(diagnosis: Diagnosis) -> str:
 
 
 def as_html(diagnosis: Diagnosis) -> str:
-    """The same in a notebook, without style sheets or scripts of its own."""
-    findings = [(f, "#b00") for f in diagnosis.findings] + [(f, "inherit") for f in diagnosis.notes]
-    items = "".join(f'<li style="color: {colour}">{escape(str(f))}</li>' for f, colour in findings)
-    rows = "".join(
-        f"<tr><td>{escape(a)}</td><td>{escape(b)}</td><td>{escape(c)}</td></tr>" for a, b, c in _rows(diagnosis)
-    )
-    head = "".join(f"<th>{name}</th>" for name in ("unconstrained", *(name for name, _ in _COLUMNS)))
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>" for cells in _cells(diagnosis)
-    )
-    return (
-        f"<div><strong>{escape(_title(diagnosis))}</strong><ul>{items}</ul>"
-        f"<details open><summary>Numbers</summary><table>{rows}</table></details>"
-        f"<details><summary>Variables</summary><table><tr>{head}</tr>{body}</table></details></div>"
-    )
+    """The same in a notebook."""
+    findings = [[f.code, f.what, f.advice] for f in (*diagnosis.findings, *diagnosis.notes)]
+    names = ("unconstrained", *(name for name, _ in _COLUMNS))
+    sections = [
+        Section("Findings", findings, ("", "what", "what to do"), f"{len(diagnosis.findings)} wrong", is_open=True),
+        Section("Numbers", list(numbers_of(diagnosis)), is_open=True),
+        Section("Variables", _cells(diagnosis), names, f"the {min(_SHOWN, diagnosis.ndim)} furthest off"),
+    ]
+    return card(f"dvi.Diagnosis: {diagnosis.verdict}", _counts(diagnosis), sections)
+
+
+def _counts(d: Diagnosis) -> str:
+    return f"{d.family}, {d.ndim:,} dimensions, {d.steps:,} steps, {d.draws:,} draws"
 
 
 def _title(d: Diagnosis) -> str:
-    counts = f"{d.ndim:,} dimensions, {d.steps:,} steps, {d.draws:,} draws"
-    return f"<dvi.Diagnosis of {d.family} ({counts}): {d.verdict}>"
+    return f"<dvi.Diagnosis of {_counts(d)}: {d.verdict}>"
 
 
 def _cells(diagnosis: Diagnosis) -> list[list[str]]:
     return [[e.name, *(show(e) for _, show in _COLUMNS)] for e in diagnosis.worst(_SHOWN)]
 
 
-def _rows(diagnosis: Diagnosis) -> Iterator[Row]:
+def numbers_of(diagnosis: Diagnosis) -> Iterator[Row]:
     """Name, value and meaning of every number that is available."""
     n = {name: value for name, value in diagnosis.numbers.items() if value is not None}
     if "elbo" in n:

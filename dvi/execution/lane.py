@@ -71,12 +71,15 @@ class Problem:
         Parts into which the draws of a round are cut; more than one for particles, which are many.
     lenient : bool
         Return what is not finite, for the training to skip, in place of an error that explains it.
+    cache_bytes : int, optional
+        Decoded chunks that a process keeps between epochs, where that is not left to where it runs.
     """
 
     terms: tuple[LaneTerm, ...]
     prior: Program | None = None
     blocks: int = 1
     lenient: bool = False
+    cache_bytes: int | None = None
 
     @cached_property
     def leaves(self) -> tuple[Leaf, ...]:
@@ -142,14 +145,14 @@ class LaneEvaluator:
     threads : int
         Threads that read ahead.
     cache_bytes : int
-        Decoded chunks that are kept between epochs.
+        Decoded chunks that are kept between epochs, if the problem does not say.
     """
 
     def __init__(self, problem: Problem, threads: int = 1, cache_bytes: int = CACHE_BYTES) -> None:
         self.problem = problem
         self.leaves = problem.leaves
         self._background = ThreadPoolExecutor(threads, thread_name_prefix="dvi-read")
-        self._budget = Budget(cache_bytes)
+        self._budget = Budget(cache_bytes if problem.cache_bytes is None else problem.cache_bytes)
         self._streams = [Stream(t.source, t.plan, self._background, self._budget) for t in problem.terms]
         self._kernels = [_compile(term) for term in problem.terms]
         self._prior = None if problem.prior is None else compile_kernel(problem.prior)

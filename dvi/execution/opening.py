@@ -28,6 +28,8 @@ def open_driver(training: Training, problem: Problem, client: Any, threads: int 
         client = active_client()
     if client is None or not problem.leaves:
         return ThreadsDriver(training, problem, threads or len(os.sched_getaffinity(0)))
-    from dvi.execution.cluster import ClusterDriver
+    from dvi.execution.cluster import ClusterDriver, warn_of_plain_text
 
-    return ClusterDriver(client, training, problem)
+    driver = ClusterDriver(client, training, problem)
+    warn_of_plain_text(client)
+    return driver

@@ -1,9 +1,10 @@
 r"""What antithetic pairs of draws tell of the curvature of a log density, and steps that make it the same everywhere.
 
 With a pair :math:`z_\pm = \mu \pm \delta`, half the difference of their scores, which see the same rows, is
-:math:`H \delta` to second order, :math:`H` being the Hessian: a Hessian-vector product for nothing. Their regression on
-:math:`\delta` is exact for a Gaussian posterior, and on minibatches its noise is a part of each product, so that
-directions of next to no curvature come out as such.
+:math:`c = H \delta` to second order, :math:`H` being the Hessian: a Hessian-vector product for nothing. Their
+regression on :math:`\delta` is exact for a Gaussian posterior. On minibatches, and where the posterior is not Gaussian,
+products have noise, but little along directions of next to no curvature. The regression does not use that :math:`H` is
+symmetric; a mean of the two halves of its matrix, weighted by how exact they are, does, and keeps flat directions flat.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ import numpy as np
 
 from dvi.types import FloatArray, Optimizer
 
-type Sums = tuple[FloatArray, FloatArray]  # of delta delta^T and of (H delta) delta^T, both (d, d)
+type Sums = tuple[FloatArray, ...]  # of delta delta^T, c delta^T and c c^T, each (d, d)
 
 MOST_DIMENSIONS = 200  # beyond, matrices cost more than they save
 _FLATTEST = 1e-8  # of the largest curvature: flatter directions, and those that curve upwards, count as this flat
+_EXACT = 1e-16  # of the mean square of the products: noise that is no more than rounding
 _PAIRS = 2  # at least, for each dimension
 
 
 def empty_sums(d: int) -> Sums:
     """Sums over no pair."""
-    return np.zeros((d, d)), np.zeros((d, d))
+    return np.zeros((d, d)), np.zeros((d, d)), np.zeros((d, d))
 
 
 def with_pairs(sums: Sums, Z: FloatArray, score: FloatArray) -> Sums:
@@ -32,19 +34,20 @@ def with_pairs(sums: Sums, Z: FloatArray, score: FloatArray) -> Sums:
     half = len(Z) // 2
     step = 0.5 * (Z[:half] - Z[half:])
     change = 0.5 * (score[:half] - score[half:])
-    return sums[0] + np.einsum("si,sj->ij", step, step), sums[1] + np.einsum("si,sj->ij", change, step)
+    products = ((step, step), (change, step), (change, change))
+    return tuple(known + np.einsum("si,sj->ij", *new) for known, new in zip(sums, products, strict=True))
 
 
 def whitening(sums: Sums, n_pairs: int, std: FloatArray, left: FloatArray) -> FloatArray | None:
     r"""Directions of equally bold steps of the mean, as the columns of a matrix ``(d, d)``, or None.
 
     In units of the standard deviations let :math:`-H = V \Lambda V^T`. The columns are those of
-    :math:`V \Lambda^{-1/2}`: along each the log density has the same curvature. Those along which there is more left
-    to go than its length are made as long as that.
+    :math:`V \Lambda^{-1/2}`: along each the log density has the same curvature. No curvature counts as less than its
+    standard error. Columns along which there is more left to go than their length are made as long as that.
 
     Parameters
     ----------
-    sums : (d, d) arrays
+    sums : three (d, d) arrays
     n_pairs : int
         In the sums; too few for the dimensions give None.
     std : (d,) array
@@ -65,17 +68,39 @@ def whitening(sums: Sums, n_pairs: int, std: FloatArray, left: FloatArray) -> Fl
     d = len(std)
     if n_pairs < _PAIRS * d:
         return None
-    inner, outer = sums[0] / np.outer(std, std), sums[1] * np.outer(std, 1.0 / std)
-    if not (np.isfinite(inner).all() and np.isfinite(outer).all()):
+    unit = np.outer(std, std)
+    inner, outer, square = sums[0] / unit, sums[1] * np.outer(std, 1.0 / std), sums[2] * unit
+    if not all(np.isfinite(sum_).all() for sum_ in (inner, outer, square)):
         return None
-    minus_hessian = -np.linalg.solve(inner, outer.T)
-    values, vectors = np.linalg.eigh(0.5 * (minus_hessian + minus_hessian.T))
+    hessian, axes, variance = _symmetric_fit(inner, outer, square, n_pairs)
+    values, vectors = np.linalg.eigh(-hessian)
     if values[-1] <= 0:
         return None
-    roots = np.sqrt(np.maximum(values, _FLATTEST * values[-1]))
+    part = np.einsum("ik,ij->kj", axes, vectors) ** 2
+    error = np.sqrt(np.einsum("ik,ij,jk->k", part, variance, part))
+    roots = np.sqrt(np.maximum(values, np.maximum(error, _FLATTEST * values[-1])))
     far = np.abs(vectors.T @ (left / std)) * roots
     out: FloatArray = np.ascontiguousarray(std[:, None] * vectors * (np.maximum(1.0, far) / roots))
     return out
+
+
+def _symmetric_fit(
+    inner: FloatArray, outer: FloatArray, square: FloatArray, n: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    r"""The Hessian, and on which axes its elements have independent errors of which variance, all ``(d, d)``.
+
+    On the principal axes of the noise, with variances :math:`r`, the regression of ``n`` products on equally long steps
+    gives :math:`H_{ij}` twice, with the variances :math:`r_i / n` and :math:`r_j / n`. The variances that are returned
+    are doubled, so that their sum, weighted by :math:`v_i^2 v_j^2`, is the variance of :math:`v^T H v`.
+    """
+    slope = np.linalg.solve(inner, outer.T).T
+    residual = (square - slope @ outer.T) / (n - len(inner))
+    noise, axes = np.linalg.eigh(0.5 * (residual + residual.T))
+    noise = np.maximum(noise, max(_EXACT * float(np.trace(square)) / n, np.finfo(np.float64).tiny))
+    slope = axes.T @ slope @ axes
+    both = noise[:, None] + noise
+    hessian = axes @ ((slope * noise + slope.T * noise[:, None]) / both) @ axes.T
+    return hessian, axes, 2.0 / n * noise[:, None] * (noise / both)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -371,7 +371,7 @@ def to_json(optimizer: Optimizer) -> dict[str, Any]:
     return record if isinstance(rate, float) else record | {"learning_rate": schedules.to_json(rate)}
 
 
-def from_json(record: Mapping[str, Any]) -> Optimizer:
+def from_json(record: Any) -> Optimizer:
     """The optimizer that :func:`to_json` described.
 
     Examples
@@ -379,10 +379,10 @@ def from_json(record: Mapping[str, Any]) -> Optimizer:
     >>> from_json({"name": "sgd", "learning_rate": {"name": "constant", "value": 0.1}})
     Sgd(learning_rate=Constant(value=0.1))
     """
-    rate, inner = record.get("learning_rate"), record.get("optimizer")
+    if not isinstance(record, Mapping):
+        return rebuild(record, OPTIMIZERS, "an optimizer")
     settings = dict(record)
-    if isinstance(rate, Mapping):
-        settings["learning_rate"] = schedules.from_json(rate)
-    if isinstance(inner, Mapping):
-        settings["optimizer"] = from_json(inner)
+    for name, build in (("learning_rate", schedules.from_json), ("optimizer", from_json)):
+        if isinstance(record.get(name), Mapping):
+            settings[name] = build(record[name])
     return rebuild(settings, OPTIMIZERS, "an optimizer")

@@ -338,7 +338,7 @@ def to_json(schedule: Schedule) -> dict[str, Any]:
     return describe(schedule, SCHEDULES, "a schedule")
 
 
-def from_json(record: Mapping[str, Any]) -> Schedule:
+def from_json(record: Any) -> Schedule:
     """The schedule that :func:`to_json` described.
 
     Examples

@@ -67,10 +67,10 @@ def describe(settings: object, classes: Mapping[str, type[object]], kind: str) -
     raise ArgumentTypeError(f"{settings!r} cannot be saved. Use {kind} that dvi knows: {', '.join(classes)}.")
 
 
-def rebuild[T](record: Mapping[str, Any], classes: Mapping[str, type[T]], kind: str) -> T:
+def rebuild[T](record: Any, classes: Mapping[str, type[T]], kind: str) -> T:
     """The settings object that :func:`describe` described."""
-    name = record.get("name")
-    if not isinstance(name, str) or name not in classes:
+    name = record.get("name") if isinstance(record, Mapping) else record
+    if not isinstance(record, Mapping) or not isinstance(name, str) or name not in classes:
         raise ArgumentError(f"{name!r} is not the name of {kind}. Known names: {', '.join(classes)}.")
     build: Callable[..., T] = classes[name]
     given = {key: value for key, value in record.items() if key != "name"}

@@ -158,6 +158,9 @@ class MinibatchVariable(TensorSharedVariable):  # type: ignore[misc]
         found: Binding = self.tag.dvi_binding
         return found
 
+    def _repr_html_(self) -> str:
+        return self.bound.batch.source._repr_html_()
+
     @property
     def minibatch(self) -> MinibatchVariable:
         """The variable itself, as PyMC 3 named it."""

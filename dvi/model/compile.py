@@ -102,8 +102,8 @@ def fill_cache() -> None:
 
 
 def _build(program: Program) -> CompiledKernel:
-    """Everything but machine code."""
-    with BUILDING:
+    """Everything but machine code. Without a C compiler PyTensor would fuse fewer loops, and so give other bits."""
+    with BUILDING, pytensor.config.change_flags(cxx=pytensor.config.cxx or "c++"):
         built = pytensor.function(
             [program.z, *program.blocks, *program.constants],
             list(program.outputs),

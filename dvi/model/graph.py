@@ -200,7 +200,10 @@ def _program(
     values = tuple(np.array(v.get_value() if isinstance(v, SharedVariable) else v.data) for v in constants)
     unknown = set(explicit_graph_inputs(outputs)) - {z, *blocks, *constants.values()}
     if unknown:
-        raise ModelError(f"the log density depends on {sorted(map(str, unknown))}, which have no value")
+        raise ModelError(
+            f"the log density depends on {sorted(map(str, unknown))}, which have no value; give them one with pm.Data "
+            "or pm.do"
+        )
     return Program(z, blocks, tuple(constants.values()), values, (outputs[0], outputs[1]))
 
 

@@ -8,26 +8,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dvi.approximation import Approximation
-from dvi.errors import ArgumentError, ArgumentTypeError, StoreError
+from dvi.errors import ArgumentError, ArgumentTypeError
 from dvi.model.layout import Layout
-from dvi.persistence.places import check_free, explained, label_of, open_root, place_of, put
-from dvi.persistence.records import attributes_of, check_format, rebuilt, tree_of
+from dvi.persistence.places import check_free, label_of, place_of
+from dvi.persistence.publishing import put
+from dvi.persistence.reading import read
+from dvi.persistence.records import attributes_of, rebuilt, tree_of
 
 if TYPE_CHECKING:
     import pymc as pm
 
-    from dvi.data.store import Target
+    from dvi.data.locations import Options
 
-__all__ = ["load", "save"]
-
-_ATTEMPTS = 3  # to read a store that is being replaced
+__all__ = ["check_model", "check_writable", "load", "save"]
 
 
-def save(approximation: Approximation, store: Any, *, overwrite: bool = False) -> None:
+def save(
+    approximation: Approximation, store: Any, *, overwrite: bool = False, storage_options: Options | None = None
+) -> None:
     """Save an approximation as a Zarr group that :func:`load`, ArviZ and ``xarray.open_datatree`` read.
 
-    Group ``posterior`` holds 1,000 draws, ``approximation`` the parameters, ``history`` the loss of every step. A local
-    group that is replaced stays until the new one is whole; a store without rename loses it when the writing begins.
+    Group ``posterior`` holds 1,000 draws, ``approximation`` the parameters, ``history`` the loss of every step. What is
+    replaced stays until the new one is whole; in a store without rename, the new one is written twice for that.
 
     Parameters
     ----------
@@ -36,6 +38,8 @@ def save(approximation: Approximation, store: Any, *, overwrite: bool = False) -
         Folders above a path are made.
     overwrite : bool
         Replace a saved approximation. Nothing else is ever replaced.
+    storage_options : mapping, optional
+        For a URL, as in :func:`dvi.open_store`.
 
     Raises
     ------
@@ -57,20 +61,27 @@ def save(approximation: Approximation, store: Any, *, overwrite: bool = False) -
     >>> load(store).params
     {'mu': array([0.5]), 'rho': array([-2.])}
     """
-    target = place_of(store)
+    target = place_of(store, storage_options)
     check_free(target, overwrite)
     attributes = attributes_of(approximation)
     put(target, tree_of(approximation), attributes, overwrite)
 
 
-def load(store: Any, model: pm.Model | None = None) -> Approximation:
-    """Read an approximation that was saved. Needs no model.
+def check_writable(store: Any, overwrite: bool) -> None:
+    """Refuse what :func:`save` would refuse to replace, before the work of a fit. Errors are those of :func:`save`."""
+    check_free(place_of(store), overwrite)
+
+
+def load(store: Any, model: pm.Model | None = None, *, storage_options: Options | None = None) -> Approximation:
+    """Read an approximation that was saved, or that a checkpoint of a fit holds. Needs no model.
 
     Parameters
     ----------
     store : path, URL or Zarr store
     model : pm.Model, optional
         The model it was fitted to. With it, draws have the deterministics too.
+    storage_options : mapping, optional
+        For a URL, as in :func:`dvi.open_store`.
 
     Raises
     ------
@@ -86,33 +97,22 @@ def load(store: Any, model: pm.Model | None = None) -> Approximation:
     >>> approx = load("runs/flights.zarr")  # doctest: +SKIP
     >>> approx.sample(1_000).posterior["beta"].mean()  # doctest: +SKIP
     """
-    target = place_of(store)
-    saved = _read(target)
+    target = place_of(store, storage_options)
+    saved = read(target, rebuilt)
     if model is not None:
-        _check_model(model, saved.layout, label_of(target))
+        check_model(model, saved.layout, label_of(target))
         saved.model = model
     return saved
 
 
-def _read(target: Target) -> Approximation:
-    """The saved approximation; read again where another process replaced it meanwhile."""
-    for _ in range(_ATTEMPTS):
-        root = open_root(target)
-        before = root.attrs.asdict()
-        try:
-            check_format(before, label_of(target))
-            with explained(target, "is damaged", "Restore a copy of it, or fit again."):
-                saved = rebuilt(root, before)
-        except StoreError:
-            if open_root(target).attrs.asdict() == before:
-                raise
-            continue
-        if open_root(target).attrs.asdict() == before:
-            return saved
-    raise StoreError(f"{label_of(target)} was replaced again and again while it was read. Try later.")
+def check_model(model: pm.Model, layout: Layout, label: str) -> None:
+    """Refuse a model that is not the one of a layout.
 
-
-def _check_model(model: pm.Model, layout: Layout, label: str) -> None:
+    Raises
+    ------
+    ArgumentError
+        That says how it differs.
+    """
     from dvi.model.graph import layout_of
 
     if not hasattr(model, "free_RVs"):

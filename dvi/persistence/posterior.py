@@ -12,13 +12,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from dvi.data.store import COMPLETE, Target
 from dvi.errors import StoreExistsError, StoreNotFoundError
-from dvi.persistence.places import explained, label_of, open_root, place_of
-
-_CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec())
+from dvi.persistence.places import CODECS, explained, label_of, open_root, place_of
 
 
 def write_posterior(store: Any, blocks: Iterator[xr.Dataset]) -> xr.DataTree:
@@ -92,4 +89,4 @@ def _write(blocks: Iterator[xr.Dataset], where: Any) -> None:
 
 def _encoding(variable: xr.Variable) -> dict[str, Any]:
     """One chunk for each block, with a checksum."""
-    return {"compressors": _CODECS, "chunks": tuple(int(n) for n in np.maximum(1, variable.shape))}
+    return {"compressors": CODECS, "chunks": tuple(int(n) for n in np.maximum(1, variable.shape))}

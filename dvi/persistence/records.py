@@ -31,7 +31,7 @@ from dvi.model.transforms import build_transform
 from dvi.persistence.places import FORMAT, VERSION
 from dvi.types import AnyArray, Family, FloatArray
 
-_GROUPS = ("posterior", "approximation", "history")
+GROUPS = ("posterior", "approximation", "history")
 _DRAWS = 1_000
 _MAX_SIZE = 2**48  # elements of a variable; more is not a layout that anyone can have saved
 
@@ -155,19 +155,20 @@ def check_format(attributes: Mapping[str, Any], label: str) -> None:
         raise StoreError(f"{label} is a Zarr group, but not a saved approximation. Pass what approx.save wrote.")
     if type(version) is not int or version != VERSION:
         raise StoreError(
-            f"{label} has the format {version!r} of dvi {attributes.get('dvi_version')}; this dvi reads {VERSION}. "
-            "Read it with that version of dvi."
+            f"{label} has the format {version!r} of dvi {attributes.get('dvi_version')}; this dvi reads {VERSION}, in "
+            "which the parameters of an approximation may mean something else. Read it with that version of dvi, or "
+            "fit again."
         )
     if attributes.get(COMPLETE) is not True:
         raise StoreError(f"{label} was not saved to its end. Save the approximation again.")
 
 
-def rebuilt(root: zarr.Group, attributes: Mapping[str, Any]) -> Approximation:
+def rebuilt(root: zarr.Group, attributes: Mapping[str, Any], groups: tuple[str, ...] = GROUPS) -> Approximation:
     """The approximation, with each size checked before anything of that size is made.
 
-    A damaged group raises ValueError, or whatever comes of it: see `explained`.
+    A damaged group, and one without some of the groups, raises ValueError, or whatever comes of it: see `explained`.
     """
-    missing = [name for name in _GROUPS if name not in root]
+    missing = [name for name in groups if name not in root]
     if missing:
         raise ValueError(f"it has no group {', '.join(missing)}")
     layout = _layout_from_json(attributes["layout"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import xarray as xr
 import zarr
 
 from dvi.data import ingest as driver
-from dvi.data import ingest_progress, unwrap
+from dvi.data import unwrap
 from dvi.data.ingest import ingest
 from dvi.data.readers import reader
 from dvi.data.shuffle import permutation
@@ -359,19 +358,3 @@ def test_batches_and_buckets_are_bounded_by_the_memory_allowed(tmp_path, monkeyp
 def kept(sizes: list[int], array: np.ndarray) -> np.ndarray:
     sizes.append(array.nbytes)
     return array
-
-
-def test_progress_is_logged_where_there_is_no_terminal(tmp_path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(ingest_progress, "LOG_SECONDS", 0.0)
-    with caplog.at_level(logging.INFO, logger="dvi.data"):
-        ingest(table(), tmp_path / "store.zarr", memory_bytes=50_000)
-    assert f"ingest: shuffle {N} of {N} rows" in caplog.text
-    assert f"ingest: write {N} of {N} rows" in caplog.text
-
-
-def test_a_terminal_gets_bars(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
-    ingest(table(), tmp_path / "store.zarr")
-    err = capsys.readouterr().err
-    assert "shuffle" in err
-    assert "1,000 rows" in err

@@ -43,10 +43,54 @@ def test_noise_that_is_a_part_of_each_product_does_not_hide_a_flat_direction() -
     assert np.linalg.cond(basis.T @ -hessian @ basis) < 1.5
 
 
+def flat_valley(n: int) -> tuple[np.ndarray, ...]:
+    """Sums over pairs whose Hessians differ from each other, but not along the first direction, which is all but flat.
+
+    Noise is as that of minibatches, a Hessian of other rows for each pair. No direction is that of an element.
+    """
+    rng = np.random.default_rng(2)
+    sums = empty_sums(20)
+    for delta in rng.normal(size=(n, 20)) @ ROTATED.T:
+        noise = np.zeros((20, 20))
+        noise[1:, 1:] = 0.3 * rng.normal(size=(19, 19))
+        hessian = ROTATED @ (-np.diag([1e-3, *np.ones(19)]) + noise + noise.T) @ ROTATED.T
+        sums = with_pairs(sums, np.array([delta, -delta]), np.array([delta, -delta]) @ hessian)
+    return sums
+
+
+ROTATED = np.linalg.qr(np.random.default_rng(3).normal(size=(20, 20)))[0]
+
+
+def test_a_flat_direction_is_found_in_the_noise_of_the_others() -> None:
+    sums = flat_valley(200)
+    plain = np.linalg.solve(sums[0], sums[1].T)
+    assert np.linalg.eigvalsh(-0.5 * (plain + plain.T))[0] < -5e-3  # hidden, were it not for the weights
+    basis = whitening(sums, 200, np.ones(20), np.zeros(20))
+    assert basis is not None
+    length = np.linalg.norm(basis, axis=0)
+    flat = basis[:, length.argmax()] / length.max()
+    assert abs(flat @ ROTATED[:, 0]) > 0.999
+    assert length.max() == pytest.approx(1e-3**-0.5, rel=0.1)
+
+
+def test_no_direction_is_longer_than_noise_lets_one_tell() -> None:
+    rng = np.random.default_rng(4)
+    longest = []
+    for _ in range(50):
+        sums = empty_sums(2)
+        for delta in rng.normal(size=(100, 2)):
+            change = -np.diag([1.0, 0.0]) @ delta + rng.normal(size=2)
+            sums = with_pairs(sums, np.array([delta, -delta]), np.array([change, -change]))
+        basis = whitening(sums, 100, np.ones(2), np.zeros(2))
+        assert basis is not None
+        longest.append(np.linalg.norm(basis, axis=0).max())
+    assert max(longest) < 1.25 * 0.1**-0.5  # 0.1 is the standard error of 100 products
+
+
 def test_too_few_pairs_and_what_is_not_concave_give_no_directions() -> None:
     assert whitening(pairs(ridge(6), 8), 8, np.ones(6), np.zeros(6)) is None
     assert whitening(pairs(np.eye(3), 40), 40, np.ones(3), np.zeros(3)) is None
-    assert whitening((np.full((2, 2), np.nan), np.ones((2, 2))), 40, np.ones(2), np.zeros(2)) is None
+    assert whitening((np.full((2, 2), np.nan), np.eye(2), np.eye(2)), 40, np.ones(2), np.zeros(2)) is None
 
 
 def test_directions_with_far_to_go_are_as_long_as_that() -> None:

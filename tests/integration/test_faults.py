@@ -1,9 +1,14 @@
-"""Workers that die or join during a fit change nothing but the time it takes."""
+"""Processes that die, stand still, leave or join during a fit change nothing but the time it takes."""
 
 from __future__ import annotations
 
-import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -14,71 +19,92 @@ from distributed import Client, LocalCluster
 
 import dvi
 from dvi.errors import ClusterError
+from tests.integration.faults import FAULTS, Injector, Site, site
+from tests.integration.soak import Fit, tables
+from tests.integration.undisturbed import SETTINGS, Undisturbed, disturbed, small_model
 
 
 @pytest.fixture(scope="module")
 def model() -> pm.Model:
-    y = np.random.default_rng(0).normal(1.0, 2.0, 60_000)
-    with pm.Model() as made:
-        pm.Normal("y", pm.Normal("mu", 0, 10), pm.HalfNormal("sd"), observed=dvi.Minibatch(y, batch_size=8192))
-    return made
+    return small_model()
 
 
 @pytest.fixture(scope="module")
-def undisturbed(model: pm.Model) -> bytes:
-    return dvi.fit(300, model=model, random_seed=7, threads=1, progressbar=False).theta.tobytes()
+def undisturbed(model: pm.Model) -> Undisturbed:
+    return Undisturbed(model)
 
 
-class Kill:
-    """A callback that kills the worker at a position in the list of workers, at one step."""
-
-    def __init__(self, client: Client, step: int, position: int) -> None:
-        self.client, self.step, self.position, self.done = client, step, position, False
-
-    def __call__(self, approx: Any, losses: Any, i: int) -> None:
-        if i >= self.step and not self.done:
-            self.done = True
-            pids = self.client.run(os.getpid)
-            os.kill(pids[sorted(pids)[self.position]], signal.SIGKILL)
+@pytest.fixture(scope="module")
+def three_workers() -> Iterator[Site]:
+    with site(3) as made:
+        yield made
 
 
-@pytest.mark.parametrize("position", [0, 1], ids=["with the server", "with lanes only"])
-def test_a_killed_worker_does_not_change_a_bit(model: pm.Model, undisturbed: bytes, position: int) -> None:
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_does_not_change_a_bit(
+    model: pm.Model, undisturbed: Undisturbed, three_workers: Site, name: str
+) -> None:
+    injector = Injector(three_workers, [FAULTS[name]], np.random.default_rng(len(name)))
+    assert undisturbed.equals(disturbed(model, three_workers, injector))
+    assert bool(injector.kills) == ("killed" in name)
+
+
+def test_table_of_a_soak() -> None:
+    fits = [Fit("all workers are killed", 6, 900, True, 2.0), Fit("all workers are killed", 6, 700, False, 4.0)]
+    (_, *rows), _ = tables(fits, {}).values()
+    assert rows == [("all workers are killed", 10, 12, 2, 1, "3.0"), ("all", 10, 12, 2, 1, "")]
+
+
+@contextmanager
+def processes(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A scheduler, which has a process of its own, and a worker that knows it from a file."""
+    shared = ["--scheduler-file", str(folder / "scheduler.json"), "--dashboard-address", ":0"]
+    parts = {"scheduler": ["--host", "127.0.0.1", "--port", "0"], "worker": ["--nthreads", "1"]}
+    with ExitStack() as stack:
+        started = []
+        for part, own in parts.items():
+            command = [sys.executable, "-m", f"distributed.cli.dask_{part}", *own, *shared]
+            process = stack.enter_context(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+            stack.callback(process.kill)
+            started.append(process)
+        yield started[0]
+
+
+def test_a_killed_scheduler_ends_in_one_clear_error(model: pm.Model, tmp_path: Path) -> None:
+    def kill(approx: Any, losses: Any, i: int) -> None:
+        if i == 100:
+            scheduler.send_signal(signal.SIGKILL)
+
     with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "600s"}),
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
+        dask.config.set({"distributed.comm.timeouts.connect": "5s"}),
+        processes(tmp_path) as scheduler,
+        Client(scheduler_file=str(tmp_path / "scheduler.json")) as client,
     ):
-        kill = Kill(client, 100, position)
-        approx = dvi.fit(300, model=model, random_seed=7, client=client, callbacks=[kill], progressbar=False)
-    assert kill.done
-    assert approx.theta.tobytes() == undisturbed
+        with pytest.raises(ClusterError, match=r"the Dask scheduler cannot be reached: .*resume a checkpoint"):
+            dvi.fit(10**8, model=model, random_seed=7, client=client, callbacks=[kill], progressbar=False)
+        while client.status != "closed":  # by itself, once it gives up; to close it before that takes longer
+            time.sleep(0.1)
 
 
-def test_workers_that_join_get_lanes(model: pm.Model, undisturbed: bytes) -> None:
+def test_no_worker_for_too_long_ends_in_one_clear_error(model: pm.Model) -> None:
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
+        dask.config.set({"dvi.wait-for-workers": "0.2s"}),
+        LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as client,
+        pytest.raises(ClusterError, match=r"had no worker for 200.00 ms; start workers .*dvi\.wait-for-workers"),
     ):
-
-        def grow(approx: Any, losses: Any, i: int) -> None:
-            if i == 50:
-                cluster.scale(3)
-                client.wait_for_workers(3)
-
-        approx = dvi.fit(300, model=model, random_seed=7, client=client, callbacks=[grow], progressbar=False)
-    assert approx.theta.tobytes() == undisturbed
+        dvi.fit(300, model=model, random_seed=7, client=client, progressbar=False)
 
 
-def test_an_active_client_is_used(model: pm.Model, undisturbed: bytes) -> None:
+def test_an_active_client_is_used(model: pm.Model, undisturbed: Undisturbed) -> None:
     hosts: list[int] = []
+    found = dvi.ADVI(model=model, random_seed=7)
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
-        count = [lambda *_: hosts.append(len(client.run_on_scheduler(actors)))]
-        approx = dvi.fit(300, model=model, random_seed=7, callbacks=count, progressbar=False)
-    assert approx.theta.tobytes() == undisturbed
+        found.fit(300, callbacks=[lambda *_: hosts.append(len(client.run_on_scheduler(actors)))], **SETTINGS)
+    assert undisturbed.equals(found)
     assert hosts[-1] == 3  # a host on each worker, and the server
 
 

@@ -7,5 +7,6 @@ makes again from the last state it holds, and the same steps give the same bits.
 
 from dvi.execution.cluster.actors import LaneHost, ParameterServer
 from dvi.execution.cluster.driver import ClusterDriver, active_client
+from dvi.execution.cluster.security import warn_of_plain_text
 
-__all__ = ["ClusterDriver", "LaneHost", "ParameterServer", "active_client"]
+__all__ = ["ClusterDriver", "LaneHost", "ParameterServer", "active_client", "warn_of_plain_text"]

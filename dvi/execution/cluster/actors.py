@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +32,19 @@ CACHED_PART = 8  # one part of so many, for chunks that are kept
 type Piece = dict[str, AnyArray]  # rows of one chunk, by array
 
 
+def _returning_errors[**P, R](method: Callable[P, R]) -> Callable[P, R | Exception]:
+    """A method that returns its errors, so that whatever is raised by a call to a host means that the host is lost."""
+
+    @functools.wraps(method)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R | Exception:
+        try:
+            return method(*args, **kwargs)
+        except Exception as error:
+            return error
+
+    return wrapped
+
+
 class LaneHost:
     """Evaluates the lanes it was given, with the threads of its worker. Lives on a worker."""
 
@@ -44,21 +59,15 @@ class LaneHost:
         """Keep the rows of one chunk of arrays that only the client holds."""
         self._pieces[term, chunk] = piece
 
-    def prepare(self, leaves: range, Z: FloatArray) -> Exception | None:
-        """Compile, take over lanes, and try the likelihood on their first rows. Errors are returned.
+    @_returning_errors
+    def prepare(self, leaves: range, Z: FloatArray) -> None:
+        """Compile, take over lanes, and try the likelihood on their first rows.
 
         Parameters
         ----------
         leaves : range
         Z : array, shape (S, d)
         """
-        try:
-            self._prepare(leaves, Z)
-        except Exception as error:
-            return error
-        return None
-
-    def _prepare(self, leaves: range, Z: FloatArray) -> None:
         limit = get_worker().memory_manager.memory_limit
         check_memory(self._problem, leaves, limit)
         if self._executor is None:
@@ -75,11 +84,13 @@ class LaneHost:
         self._leaves = leaves
         self._executor.check(Round(0, np.array(Z)), leaves)
 
+    @_returning_errors
     def evaluate(self, step: int, Z: FloatArray) -> Message:
         """Complete subtrees of this host's lanes."""
         assert self._executor is not None
         return Message.pack(self._executor.partial(Round(step, np.array(Z)), self._leaves))
 
+    @_returning_errors
     def map(self, work: Work) -> list[Any]:
         """Results of the calls of some work, in order."""
         assert self._executor is not None
@@ -126,6 +137,7 @@ class Block:
     report: Report
     lost: tuple[str, ...]
     error: Exception | None
+    waits: Mapping[str, float]  # mean seconds that a step waited for each host
 
 
 class ParameterServer:
@@ -137,6 +149,7 @@ class ParameterServer:
         self._state: State | None = None
         self._running = self._stopping = False
         self._slowest = START_SECONDS / SLOWER  # seconds of a step; a guess before the first
+        self._waited: dict[str, float] = {}  # seconds in this block of steps, by host
         self._timed = False
 
     def use(self, training: bytes) -> None:
@@ -163,6 +176,7 @@ class ParameterServer:
         n_rows = 0
         lost: tuple[str, ...] = ()
         failure: Exception | None = None
+        self._waited = {}
         self._running = True
         try:
             while len(objectives) < n_steps and not self._stopping:
@@ -175,7 +189,8 @@ class ParameterServer:
             failure = error
         finally:
             self._running = False
-        return Block(Report(self._state, np.array(objectives), n_rows), lost, failure)
+        waits = {address: waited / max(1, len(objectives)) for address, waited in self._waited.items()}
+        return Block(Report(self._state, np.array(objectives), n_rows), lost, failure, waits)
 
     async def _step(self, state: State, hosts: dict[str, str]) -> tuple[State, StepInfo]:
         steps = self._training.step(state)
@@ -207,7 +222,13 @@ class ParameterServer:
         """Answers to a call of each host, in order; _LostError that names all hosts that do not answer."""
         worker, started = get_worker(), time.monotonic()
         patience = max(STEP_SECONDS, SLOWER * self._slowest)
-        pending = (_call(worker, address, hosts[address], *call, patience) for address, call in calls.items())
+
+        async def timed(address: str, call: tuple[str, tuple[Any, ...]]) -> Any:
+            answer = await _call(worker, address, hosts[address], *call, patience)
+            self._waited[address] = self._waited.get(address, 0.0) + time.monotonic() - started
+            return answer
+
+        pending = (timed(address, call) for address, call in calls.items())
         answers = await asyncio.gather(*pending, return_exceptions=True)
         lost = [a for answer in answers if isinstance(answer, _LostError) for a in answer.addresses]
         if lost:
@@ -246,6 +267,8 @@ async def _call(worker: Worker, address: str, key: str, method: str, arguments: 
         answer = await asyncio.wait_for(call, seconds)
     except Exception as error:
         raise _LostError(address) from error
-    if answer["status"] != "OK":
-        raise answer["exception"]
+    if answer["status"] != "OK":  # as of a worker that retires and takes no more work
+        raise _LostError(address) from answer["exception"]
+    if isinstance(answer["result"], Exception):
+        raise answer["result"]
     return answer["result"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ import cloudpickle
 from distributed import CancelledError, Client, Future, KilledWorker, wait
 
 from dvi.errors import ClusterError
-from dvi.execution.cluster.driver import HEAL_SECONDS
+from dvi.execution.cluster.workers import wait_for_workers
 from dvi.execution.lane import tune_allocator
 
 logger = logging.getLogger(__name__)
@@ -92,7 +91,7 @@ class _Run:
         return len(self.running) >= _AT_ONCE * max(1, sum(map(int, self._client.nthreads().values())))
 
     def submit(self, position: int, item: Any, tries: int = 1) -> None:
-        self._wait_for_workers()
+        wait_for_workers(self._client)
         if self._shared is None:
             self._shared = self._client.scatter(Shared(self._pickled), broadcast=True, hash=False)
         future = self._client.submit(_call, self._function, self._shared, item, pure=False)
@@ -103,7 +102,7 @@ class _Run:
         try:
             done = wait(list(self.running), timeout=_LOOK_SECONDS, return_when="FIRST_COMPLETED").done
         except TimeoutError:
-            self._wait_for_workers()
+            wait_for_workers(self._client)
             return
         except CancelledError:
             done = {future for future in self.running if future.status in ("cancelled", "lost")}
@@ -130,16 +129,6 @@ class _Run:
         if self._shared is None or self._shared.status != "finished":
             self._shared = None
         self.submit(position, item, tries + 1)
-
-    def _wait_for_workers(self) -> None:
-        deadline = time.monotonic() + HEAL_SECONDS
-        while not self._client.nthreads():
-            if time.monotonic() > deadline:
-                raise ClusterError(
-                    f"the Dask cluster had no worker for {HEAL_SECONDS:.0f} s; start workers (cluster.scale(n)) and "
-                    "call again: what is done is kept"
-                )
-            time.sleep(0.1)
 
     def close(self) -> None:
         """Give up what is under way."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import functools
 import logging
@@ -17,14 +18,15 @@ import numpy as np
 from distributed import Actor, Client, Future, default_client
 
 from dvi.errors import ClusterError, DviWarning
+from dvi.execution.cluster import dashboard
 from dvi.execution.cluster.actors import START_SECONDS, STEP_SECONDS, Block, LaneHost, ParameterServer
+from dvi.execution.cluster.workers import live_workers, wait_for_workers
 from dvi.execution.lane import Problem
 from dvi.execution.tree import assign
 from dvi.types import FloatArray, Report, State, Training
 
 logger = logging.getLogger(__name__)
 
-HEAL_SECONDS = 60.0  # to wait for a worker when none is left
 MOST_LOSSES = 20  # without a step done between them
 LARGE_BYTES = 1e9  # of arrays in this process, above which a store serves better
 _LOOK_SECONDS = 1.0  # between looks for workers that joined
@@ -41,6 +43,15 @@ class _Placed:
     actor: Actor
     leaves: range = range(0)
     delivered: set[tuple[int, int]] = field(default_factory=set)  # chunks by term
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """An answer to wait for; where the worker is known to be lost, waiting for it raises what the actor does."""
+        try:
+            return getattr(self.actor, method)(*arguments)
+        except RuntimeError as error:
+            failed: concurrent.futures.Future[Any] = concurrent.futures.Future()
+            failed.set_exception(error)
+            return failed
 
 
 def _with_client[**P, R](
@@ -71,6 +82,7 @@ class ClusterDriver:
             raise ClusterError("the Dask client is asynchronous; give fit() one made without asynchronous=True")
         _warn_of_large_arrays(problem)
         self._client = client
+        dashboard.register(client)
         self._training_bytes = cloudpickle.dumps(training)
         self._training = training
         self._problem = problem
@@ -98,7 +110,7 @@ class ClusterDriver:
         self._training, self._training_bytes, self._at = training, cloudpickle.dumps(training), None
         if self._server is not None:
             try:
-                self._await(self._server.actor.use(self._training_bytes), self._server.address, START_SECONDS)
+                self._await(self._server.call("use", self._training_bytes), self._server.address, START_SECONDS)
             except _LOST as error:
                 self._note("the parameter server went away", self._server.address, error)
                 self._server = None
@@ -110,6 +122,7 @@ class ClusterDriver:
         n_rows, target, fruitless = 0, state.step + n_steps, 0
         while state.step < target and not self._interrupted:
             self._place(state)
+            started = time.monotonic()
             block = self._run(state, target - state.step)
             fruitless = 0 if block is not None and block.report.state.step > state.step else fruitless + 1
             if fruitless > MOST_LOSSES:
@@ -122,6 +135,8 @@ class ClusterDriver:
             state = block.report.state
             objectives.append(block.report.objectives)
             n_rows += block.report.n_rows
+            lanes = {address: len(placed.leaves) for address, placed in self._hosts.items()}
+            dashboard.tell(self._client, block.report, time.monotonic() - started, lanes, block.waits)
             for address in block.lost:
                 self._note("the lane host went away", address, f"step {state.step}")
                 self._forget(address)
@@ -135,7 +150,7 @@ class ClusterDriver:
         sent = None if self._at is state else state
         hosts = {address: str(placed.actor.key) for address, placed in self._hosts.items() if len(placed.leaves)}
         try:
-            call = self._server.actor.run(sent, state.step, hosts, n_steps)
+            call = self._server.call("run", sent, state.step, hosts, n_steps)
             block = self._finished(call, self._server)
         except _LOST as error:
             self._note("the parameter server went away", self._server.address, f"step {state.step}: {error}")
@@ -152,7 +167,7 @@ class ClusterDriver:
             block: Block = self._await(call, server.address, math.inf)
         except KeyboardInterrupt:
             self._interrupted = True
-            self._await(server.actor.close(), server.address, STEP_SECONDS)
+            self._await(server.call("close"), server.address, STEP_SECONDS)
             block = self._await(call, server.address, STEP_SECONDS)
         return block
 
@@ -167,12 +182,8 @@ class ClusterDriver:
                     raise
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"no answer within {seconds:.0f} s") from None
-                if address not in self._workers():
+                if address not in live_workers(self._client):
                     raise TimeoutError("the worker is gone") from None
-
-    def _workers(self) -> dict[str, int]:
-        """Threads of every live worker by address."""
-        return {str(a): int(n) for a, n in sorted(self._client.nthreads().items())}
 
     def _place(self, state: State) -> None:
         """Make sure that every worker has a host with its share of lanes, and one the server."""
@@ -181,7 +192,7 @@ class ClusterDriver:
         if whole and now - self._looked < _LOOK_SECONDS and not self._missing:
             return
         self._looked = now
-        workers = self._wait_for_workers()
+        workers = wait_for_workers(self._client)
         for address in [a for a in self._hosts if a not in workers or self._hosts[a].future.status == "error"]:
             self._forget(address)
         lost = self._server is None or self._server.address not in workers or self._server.future.status == "error"
@@ -190,18 +201,6 @@ class ClusterDriver:
             self._settle(state, workers)
         if preparing is not None:
             self._finish_server(preparing, list(workers)[-1])
-
-    def _wait_for_workers(self) -> dict[str, int]:
-        deadline = time.monotonic() + HEAL_SECONDS
-        while not (workers := self._workers()):
-            if time.monotonic() > deadline:
-                address = self._client.scheduler_info()["address"]
-                raise ClusterError(
-                    f"the Dask cluster at {address} had no worker for {HEAL_SECONDS:.0f} s; "
-                    "start workers (cluster.scale(n)) and run the fit again, or resume it from a checkpoint"
-                )
-            time.sleep(0.1)
-        return workers
 
     def _settle(self, state: State, workers: dict[str, int]) -> None:
         """Give every worker a host and every host its lanes."""
@@ -216,7 +215,7 @@ class ClusterDriver:
         for placed, run in zip(self._hosts.values(), runs, strict=True):
             placed.leaves = run
             self._deliver(placed)
-            calls[placed.address] = placed.actor.prepare(run, Z)
+            calls[placed.address] = placed.call("prepare", run, Z)
         self._missing = not self._hosts
         for address, call in calls.items():
             try:
@@ -235,7 +234,7 @@ class ClusterDriver:
         for term, chunk in needed:
             if (term, chunk) not in placed.delivered:
                 piece = self._problem.terms[term].source.pieces(chunk)
-                calls.append(placed.actor.receive(term, chunk, piece))
+                calls.append(placed.call("receive", term, chunk, piece))
             if len(calls) >= _AT_ONCE:
                 self._settled(calls.pop(0), placed)
         for call in calls:
@@ -251,7 +250,7 @@ class ClusterDriver:
         """Make a server, and begin to compile the prior term while the hosts compile theirs."""
         future = self._submit(ParameterServer, address, self._training_bytes, len(self._problem.leaves))
         self._server, self._at = self._placed(address, future), None
-        return None if self._server is None else self._server.actor.prepare()
+        return None if self._server is None else self._server.call("prepare")
 
     def _finish_server(self, preparing: Any, address: str) -> None:
         try:
@@ -290,7 +289,7 @@ class ClusterDriver:
         for actor in placed:
             if actor.future.status == "finished":
                 with contextlib.suppress(*_LOST):
-                    self._await(actor.actor.close(), actor.address, STEP_SECONDS)
+                    self._await(actor.call("close"), actor.address, STEP_SECONDS)
         for actor in placed:
             _release(actor)
         self._hosts, self._server = {}, None

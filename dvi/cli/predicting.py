@@ -1,0 +1,57 @@
+"""``dvi predict``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from dvi.cli.application import app, reporting
+from dvi.cli.fitting import Data, Threads, build_model
+from dvi.cli.inspecting import open_store
+
+
+class Kind(StrEnum):
+    """What to keep of the predictions of a row."""
+
+    draws = "draws"
+    summary = "summary"
+
+
+@app.command()
+@reporting
+def predict(
+    run: Annotated[str, typer.Argument(help="Path or URL of a saved approximation.")],
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODULE:FUNCTION", help="What returns the pm.Model.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Path or URL of the Zarr group to write.")],
+    data: Data = None,
+    new: Annotated[
+        str | None,
+        typer.Option(help="Zarr group of other rows to predict, its arrays by the names of those of --data."),
+    ] = None,
+    kind: Annotated[Kind, typer.Option(help="All draws of a row, or their mean, sd and quantiles.")] = Kind.summary,
+    draws: Annotated[int, typer.Option(min=1, help="Draws from the approximation.")] = 1_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    threads: Threads = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions.")] = False,
+) -> None:
+    """Predict every row of a store, chunk by chunk, into another one.
+
+    What was stopped goes on when it is given again. MODULE is looked for in the current directory too, and runs: name
+    only what you trust. Prints the name of the store.
+    """
+    import dvi
+
+    dvi.predict(
+        dvi.load(run),
+        None if new is None else open_store(new),
+        out,
+        model=build_model(model, data),
+        draws=draws,
+        kind=kind.value,
+        random_seed=seed,
+        threads=threads,
+        overwrite=overwrite,
+    )
+    typer.echo(out)

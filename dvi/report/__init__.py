@@ -1,0 +1,73 @@
+"""A fit on one HTML page: for those who were not there, and for later.
+
+The page holds its style and its figures, so that it can be sent by mail and opened without a network. It has the model
+as far as it is known, data and settings, the ELBO, the last diagnosis, a table of the posterior and the resources used.
+A diagnosis comes from ``dvi.diagnose`` before, the graph of the model needs the model, and figures need matplotlib.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dvi.errors import StoreError
+from dvi.report.contents import contents_of
+
+if TYPE_CHECKING:
+    from dvi.approximation import Approximation
+
+__all__ = ["page", "write_report"]
+
+
+def write_report(approx: Approximation, path: Any) -> Path:
+    """Write the report of an approximation. The page is whole, or what was there before.
+
+    Parameters
+    ----------
+    approx : Approximation
+    path : path
+        Of the page.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, dvi, pymc as pm
+    >>> with pm.Model():
+    ...     mu = pm.Normal("mu")
+    ...     approx = dvi.fit(100, random_seed=1, progressbar=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = approx.report(f"{folder}/fit.html")
+    ...     path.read_text("utf-8")[:15]
+    '<!DOCTYPE html>'
+    """
+    target, text = Path(path).absolute(), page(approx)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        partial.write_text(text, "utf-8")
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StoreError(
+            f"the report could not be written to {path} ({error.strerror}); give a file in a folder that is there"
+        ) from error
+    return target
+
+
+def page(approx: Approximation) -> str:
+    """The page as text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("dvi.report", "."), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("page.html.jinja").render(contents=contents_of(approx))

@@ -1,0 +1,83 @@
+"""One run at a time writes to a place, and what a killed one has left does not keep others out."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from obstore.store import MemoryStore as Bucket
+from zarr.storage import MemoryStore, ObjectStore
+
+from dvi.errors import StoreExistsError
+from dvi.persistence import leases
+from dvi.persistence.objects import Objects
+from dvi.persistence.places import place_of
+
+
+@pytest.fixture(params=["path", "memory", "obstore"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    return {"path": tmp_path / "run", "memory": MemoryStore(), "obstore": ObjectStore(Bucket())}[request.param]
+
+
+def test_the_second_is_refused_until_the_first_lets_go(where: Any) -> None:
+    first = leases.take(place_of(where))
+    with pytest.raises(StoreExistsError, match="Another run writes its checkpoints to"):
+        leases.take(place_of(where))
+    first.renew()
+    first.release()
+    leases.take(place_of(where)).release()
+    if isinstance(where, Path):
+        assert list(where.parent.iterdir()) == []
+    else:
+        assert Objects(where).names() == []
+
+
+def lease(**changes: Any) -> bytes:
+    """A lease that another process on another machine has just written, but for some changes."""
+    record = {"owner": "other", "host": "elsewhere", "pid": os.getpid(), "time": time.time(), **changes}
+    return json.dumps(record).encode()
+
+
+def ended() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("changes", [{"time": 0.0}, {"time": "soon"}, {"host": socket.gethostname(), "pid": ended()}])
+def test_what_a_killed_run_has_left_is_taken_over(changes: dict[str, Any]) -> None:
+    store = MemoryStore()
+    Objects(store).write("dvi-lease.json", lease(**changes))
+    leases.take(place_of(store)).release()
+
+
+@pytest.mark.parametrize("changes", [{}, {"host": socket.gethostname()}, {"host": socket.gethostname(), "pid": 1}])
+def test_what_a_running_one_holds_is_not(changes: dict[str, Any]) -> None:
+    store = MemoryStore()
+    Objects(store).write("dvi-lease.json", lease(**changes))
+    with pytest.raises(StoreExistsError, match="by process"):
+        leases.take(place_of(store))
+
+
+def test_a_lease_that_cannot_be_read_is_nobody_s() -> None:
+    store = MemoryStore()
+    Objects(store).write("dvi-lease.json", b"\xff[")
+    leases.take(place_of(store)).release()
+
+
+def test_who_was_silent_for_too_long_learns_that_another_has_the_place() -> None:
+    store = MemoryStore()
+    first = leases.take(place_of(store))
+    Objects(store).write("dvi-lease.json", lease())
+    with pytest.raises(StoreExistsError, match="another run has taken"):
+        first.renew()
+    first.release()
+    assert Objects(store).names() == ["dvi-lease.json"]

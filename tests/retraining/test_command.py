@@ -1,0 +1,94 @@
+"""``dvi retrain``: exit codes, logs and metrics."""
+
+from __future__ import annotations
+
+import json
+import logging
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import prometheus_client.parser
+import pytest
+from typer.testing import CliRunner
+
+from dvi.cli import app
+from dvi.cli.retraining import DO_NOT_RETRY, REJECTED, retrain_exit_code
+from dvi.errors import ArgumentError, ClusterError, DataError, DviError, StoreDamagedError, StoreError
+from dvi.retraining.config import MetricsConfig
+from dvi.retraining.metrics import metrics
+from tests.retraining.models import config_of, deliver, delivery, to_toml
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    root, own = logging.getLogger(), logging.getLogger("dvi")
+    handlers, levels = root.handlers[:], (root.level, own.level)
+    yield
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
+
+
+def gauges(text: str) -> dict[str, float]:
+    families = prometheus_client.parser.text_string_to_metric_families(text)
+    return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+def test_a_schedule(tmp_path: Path) -> None:
+    deliver(tmp_path / "rows.zarr", delivery(0))
+    textfile = tmp_path / "dvi.prom"
+    config = config_of(str(tmp_path), metrics={"textfile": str(textfile)})
+    path = to_toml(config, tmp_path / "retrain.toml")
+
+    found = CliRunner().invoke(app, ["retrain", str(path), "--log-format", "json"])
+    assert found.exit_code == 0
+    lines = [json.loads(line) for line in found.stderr.splitlines()]
+    assert {"time", "level", "logger", "message"} <= lines[-1].keys()
+    assert (lines[-1]["outcome"], lines[-1]["run"][:6]) == ("promoted", "000001")
+    shown = gauges(textfile.read_text())
+    assert (shown["dvi_steps"], shown["dvi_lanes"], shown["dvi_rows"], shown["dvi_last_run_promoted"]) == (
+        300,
+        1,
+        1000,
+        1,
+    )
+    assert shown["dvi_rows_per_second"] > 0
+    assert shown["dvi_last_promotion_timestamp_seconds"] > 1e9
+
+    found = CliRunner().invoke(app, ["retrain", str(path)])
+    assert (found.exit_code, found.stdout.partition(":")[0]) == (0, "nothing new")
+
+    deliver(tmp_path / "rows.zarr", delivery(1, mu=3.5))
+    to_toml(config | {"judge": config["judge"] | {"max_drift": 1e-6}}, path)
+    found = CliRunner().invoke(app, ["retrain", str(path)])
+    assert (found.exit_code, found.stdout.partition(":")[0]) == (REJECTED, "rejected")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[data", "[data]\nstore = 'none.zarr'\n[model]\nfunction='a:b'\n[runs]\nfolder='r'"]
+)
+def test_what_would_fail_again_is_78(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "retrain.toml").write_text(text)
+    found = CliRunner().invoke(app, ["retrain", "retrain.toml"])
+    assert found.exit_code == DO_NOT_RETRY
+    assert len(found.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ArgumentError, 78), (DataError, 78), (StoreDamagedError, 78), (StoreError, 1), (ClusterError, 1)],
+)
+def test_exit_codes_of_errors(error: type[DviError], code: int) -> None:
+    assert retrain_exit_code(error("why")) == code
+
+
+def test_metrics_are_served_while_a_run_lasts() -> None:
+    with metrics(MetricsConfig(port=0)) as found:
+        found.set("elbo", -12.5)
+        with urllib.request.urlopen(f"http://127.0.0.1:{found.port}/metrics") as page:
+            assert gauges(page.read().decode())["dvi_elbo"] == -12.5
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"http://127.0.0.1:{found.port}/metrics")

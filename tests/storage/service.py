@@ -1,0 +1,116 @@
+"""moto's S3 service behind a gate that can refuse requests."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+KEY, SECRET = "AKIALOOPBACK", "a-secret-of-the-tests"
+
+
+@dataclass(slots=True)
+class Gate:
+    """Answers the next ``refusals`` requests whose path ends as asked with 503, and passes all others on."""
+
+    application: Any
+    refusals: int = 0
+    suffix: str = ""
+    refused: int = 0
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if self.refused < self.refusals and environ["PATH_INFO"].endswith(self.suffix):
+            self.refused += 1
+            start_response("503 Slow Down", [("Content-Length", "0")])
+            return [b""]
+        return self.application(environ, start_response)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service with one bucket."""
+
+    endpoint: str
+    gate: Gate
+    bucket: str = "data"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.endpoint, "AWS_EC2_METADATA_DISABLED": "true",
+        }  # fmt: skip
+
+    def client(self) -> Any:
+        return boto3.client(
+            "s3", endpoint_url=self.endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET,
+            region_name="us-east-1",
+        )  # fmt: skip
+
+    def url(self, name: str) -> str:
+        """A URL under a prefix that no other test has."""
+        return f"s3://{self.bucket}/{uuid.uuid4().hex[:8]}/{name}"
+
+    def keys(self, url: str) -> list[str]:
+        """Keys below a URL."""
+        prefix = url.removeprefix(f"s3://{self.bucket}/").rstrip("/") + "/"
+        pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+    def put(self, url: str, body: bytes) -> None:
+        self.client().put_object(Bucket=self.bucket, Key=url.removeprefix(f"s3://{self.bucket}/"), Body=body)
+
+    def delete(self, url: str) -> None:
+        self.client().delete_object(Bucket=self.bucket, Key=url.removeprefix(f"s3://{self.bucket}/"))
+
+
+class _Silent(WSGIRequestHandler):
+    def log(self, *arguments: Any, **_: Any) -> None:
+        pass
+
+
+def _serve(gate: Gate, port: int) -> tuple[Any, threading.Thread]:
+    server = make_server("127.0.0.1", port, gate, threaded=True, request_handler=_Silent)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    return server, thread
+
+
+def _stop(server: Any, thread: threading.Thread) -> None:
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@contextmanager
+def running() -> Iterator[Service]:
+    """A service on a free port, in threads of this process."""
+    gate = Gate(DomainDispatcherApplication(create_backend_app))
+    server, thread = _serve(gate, 0)
+    service = Service(f"http://127.0.0.1:{server.server_port}", gate)
+    service.client().create_bucket(Bucket=service.bucket)
+    try:
+        yield service
+    finally:
+        _stop(server, thread)
+
+
+@contextmanager
+def coming_back(service: Service, seconds: float) -> Iterator[None]:
+    """A service that has ended, with all its data, and that is there again after a while."""
+    found: list[tuple[Any, threading.Thread]] = []
+    port = int(service.endpoint.rpartition(":")[2])
+    timer = threading.Timer(seconds, lambda: found.append(_serve(service.gate, port)))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+        _stop(*found[0])
