@@ -46,6 +46,7 @@ fuzz: $(INSTALLED) ## Give hostile input to everything that reads some: tests/fu
 	DVI_FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/fuzz --override-ini timeout=0 --capture=no $(ARGS)
 
 test-slurm: $(INSTALLED) ## Run the tests on a Slurm of this machine's own: Debian's slurm-wlm and munge, as root
+	tests/integration/slurm/up.sh && tests/integration/slurm/down.sh # installs it
 	$(BIN)/python -m pytest tests/integration/slurm $(ARGS)
 
 test-image: ## Build the container image with buildah on a local base, and run its entry point

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import importlib.metadata
 import json
@@ -76,6 +77,13 @@ def pytest_sessionfinish() -> None:
     }  # fmt: skip
     found = {"machine": machine, "measurements": [m.as_json() for m in rows]}
     (FOLDER / "benchmarks.json").write_text(json.dumps(found, indent=1) + "\n")
+    with (FOLDER / "benchmarks.csv").open("w", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(["", "Work", "dvi", "Against", "", "Ratio", "Rounds", "Target"])
+        for m in rows:
+            spread = f"{min(m.ratios):.2f} to {max(m.ratios):.2f}"
+            mine, other = f"{m.ours:.3g} {m.unit}", f"{m.theirs:.3g} {m.unit}"
+            lines.writerow([m.row, m.work, mine, m.peer, other, f"{m.ratio:.2f}", spread, f"{m.target:.2g}"])
     draw(rows, FOLDER / "benchmarks.svg")
     table = Table(box=None, title=f"medians of rounds, on {machine['cores']} cores")
     for column in ("", "work", "dvi", "against", "", "ratio", "spread", "target", ""):
