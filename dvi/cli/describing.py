@@ -24,5 +24,5 @@ def report(
     """
     import dvi
 
-    name = Path(run.rstrip("/").rpartition("/")[2]).with_suffix(".html")
-    typer.echo(dvi.load(run).report(out or name))
+    approx = dvi.load(run)
+    typer.echo(approx.report(out or Path(Path(run).resolve().name).with_suffix(".html")))
