@@ -37,7 +37,7 @@ gate: $(INSTALLED) ## Recover known posteriors with 32 seeds, and judge other fi
 
 bench: $(BENCH_INSTALLED) ## Run the benchmarks, tests/benchmarks/bench_*.py: a table, and bench-results/
 	$(BIN)/python -m pytest tests/benchmarks --override-ini python_files='bench_*.py' \
-		--override-ini python_functions='bench_*' --override-ini timeout=0 --capture=no $(ARGS)
+		--override-ini python_functions='bench_*' --override-ini timeout=0 -p no:warnings --capture=no $(ARGS)
 
 soak: $(INSTALLED) ## Kill processes of fits at random moments, and compare bits: tests/integration/soak.py
 	$(BIN)/python -m tests.integration.soak $(ARGS)

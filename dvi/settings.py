@@ -94,7 +94,7 @@ class Settings:
         for name, least, what in _COUNTS:
             if getattr(self, name) is not None:
                 check_int("obj_n_mc" if name == "draws" else name, getattr(self, name), least, what)
-        if self.on_nonfinite not in ("raise", "skip"):
+        if not isinstance(self.on_nonfinite, str) or self.on_nonfinite not in ("raise", "skip"):
             raise ArgumentError(f"on_nonfinite={self.on_nonfinite!r} is not allowed; give 'raise' or 'skip'")
         if self.max_norm is not None:
             positive("total_grad_norm_constraint", self.max_norm)
@@ -131,15 +131,18 @@ def refuse_unknown(given: Mapping[str, object], known: tuple[str, ...]) -> None:
 def make_settings(n: int | None, run: Mapping[str, Any]) -> Settings:
     """Check the keywords of a run."""
     refuse_unknown(run, RUN)
-    if run.get("backend") not in (None, "numba"):
-        raise ArgumentError(f"backend={run['backend']!r} is not available; kernels are compiled by numba, leave it out")
+    backend, progressbar = run.get("backend"), run.get("progressbar", True)
+    if backend is not None and not (isinstance(backend, str) and backend == "numba"):
+        raise ArgumentError(f"backend={backend!r} is not available; kernels are compiled by numba, leave it out")
+    if progressbar is not None and not isinstance(progressbar, bool | int | np.bool_):
+        raise ArgumentTypeError(f"progressbar={progressbar!r} is not a bool; give True or False")
     return Settings(
         n=n,
         optimizer=as_optimizer(run.get("obj_optimizer")),
         draws=run.get("obj_n_mc"),
         max_norm=run.get("total_grad_norm_constraint"),
         callbacks=_callbacks(run.get("callbacks")),
-        progressbar=bool(run.get("progressbar", True)),
+        progressbar=bool(progressbar),
         client=run.get("client"),
         threads=run.get("threads"),
         lanes=run.get("lanes"),
