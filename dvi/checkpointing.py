@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from dvi.persistence.checkpoints import Checkpoint, check_new
 from dvi.persistence.places import place_of
 from dvi.persistence.writing import CheckpointWriter
 from dvi.settings import Settings
-
-TERMINATED = 143  # exit code: 128 and the number of SIGTERM, as shells have it
+from dvi.signals import terminable
 
 
 @contextmanager
@@ -43,7 +39,7 @@ def checkpointing(
     target = place_of(settings.checkpoint)
     if fresh:
         check_new(target)
-    with _terminable():
+    with terminable():
         writer = CheckpointWriter(target, settings.checkpoint_every, settings.keep)
         try:
             yield writer
@@ -56,29 +52,3 @@ def checkpointing(
                 )
             raise
         writer.close(latest())
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """A block that SIGTERM ends as Ctrl-C does, in the main thread and where nobody else handles it."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    received = False
-
-    def interrupt(*_: Any) -> None:
-        nonlocal received
-        if not received:
-            received = True
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not received:
-            raise
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if received:
-        raise SystemExit(TERMINATED)

@@ -15,8 +15,9 @@ import numpy as np
 
 from dvi.approximation import Approximation
 from dvi.checkpointing import checkpointing
-from dvi.errors import ArgumentError, ArgumentTypeError, DviWarning, ModelError, NonFiniteError
+from dvi.errors import ArgumentError, ArgumentTypeError, DviWarning, ModelError
 from dvi.execution.lane import Problem, plan_problem
+from dvi.execution.nonfinite import check_skipped
 from dvi.execution.opening import open_driver
 from dvi.inference.elbo import Elbo
 from dvi.inference.training import VariationalTraining
@@ -27,13 +28,13 @@ from dvi.persistence.checkpoints import Checkpoint
 from dvi.persistence.writing import CheckpointWriter
 from dvi.progress import ELBO, Progress
 from dvi.settings import Callback, Settings, make_settings, to_json
+from dvi.signals import keyboard_interrupts
 from dvi.stages import Outcome, Plan, Stage, early_steps, fixed, until_converged
 from dvi.types import Driver, FloatArray, Objective, Report, State
 from dvi.underway import Underway, check_same_data, packed
 
 logger = logging.getLogger(__name__)
 
-_AMONG = 100  # steps, of which fewer than half may be skipped
 _BLOCK_SECONDS = 0.5  # of steps between two looks at the client
 
 
@@ -151,7 +152,7 @@ class Inference:
         self._leg, self._finished = None, False
         self._begun = len(self.approx.hist) if run is None else run.begun
         self._started = time.monotonic() - (0.0 if run is None else run.seconds)
-        with checkpointing(settings, self._checkpoint, fresh=fresh) as writer:
+        with keyboard_interrupts(), checkpointing(settings, self._checkpoint, fresh=fresh) as writer:
             problem = self._problem(settings, run)
             with Progress(
                 None if settings.n is None else settings.n - (0 if run is None else run.steps),
@@ -362,22 +363,6 @@ class Inference:
             factor, *rest = state.rate
             state = self._state = replace(state, rate=np.array([factor * after / before, *rest]))
         return state
-
-
-def check_skipped(losses: FloatArray) -> None:
-    """Refuse to go on where half of the last 100 steps, or of fewer at the start, were skipped: their loss is NaN.
-
-    Raises
-    ------
-    NonFiniteError
-    """
-    last = losses[-_AMONG:]
-    skipped = int(np.isnan(last).sum())
-    if skipped >= _AMONG / 2:
-        raise NonFiniteError(
-            f"{skipped} of the last {len(last)} steps were skipped, because the log density or its gradient was not "
-            "finite there; with on_nonfinite='raise' the first such step names the row and the parameters"
-        )
 
 
 def _plan(settings: Settings, run: Underway | None) -> Plan:

@@ -94,7 +94,7 @@ class Settings:
         for name, least, what in _COUNTS:
             if getattr(self, name) is not None:
                 check_int("obj_n_mc" if name == "draws" else name, getattr(self, name), least, what)
-        if not isinstance(self.on_nonfinite, str) or self.on_nonfinite not in ("raise", "skip"):
+        if str(self.on_nonfinite) not in ("raise", "skip"):  # an array has no truth value in `in`
             raise ArgumentError(f"on_nonfinite={self.on_nonfinite!r} is not allowed; give 'raise' or 'skip'")
         if self.max_norm is not None:
             positive("total_grad_norm_constraint", self.max_norm)

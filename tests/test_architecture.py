@@ -46,6 +46,7 @@ TABLE = {
     "dvi.errors": Row(),
     "dvi.types": Row(packages="numpy"),
     "dvi.randomness": Row(packages="numpy"),
+    "dvi.signals": Row(),
     # The layers. Neither half of the boundary of section 3 sees the other: rows on one side, parameters on the other.
     "dvi.model": Row(
         f"{BASE} dvi.data.source dvi.data.readers dvi.data.picks",
@@ -78,10 +79,10 @@ TABLE = {
     ),
     "dvi.fitting": Row(
         f"{BASE} dvi.model dvi.execution dvi.inference dvi.approximation dvi.checkpointing dvi.legs dvi.persistence "
-        "dvi.progress dvi.settings dvi.stages dvi.underway",
+        "dvi.progress dvi.settings dvi.signals dvi.stages dvi.underway",
         "numpy pymc",
     ),
-    "dvi.checkpointing": Row(f"{BASE} dvi.persistence dvi.settings"),
+    "dvi.checkpointing": Row(f"{BASE} dvi.persistence dvi.settings dvi.signals"),
     "dvi.legs": Row(f"{BASE} dvi.approximations dvi.inference dvi.stages", "numpy"),
     "dvi.underway": Row(f"{BASE} dvi.legs dvi.stages", "numpy"),
     "dvi.resuming": Row(
@@ -138,7 +139,7 @@ TABLE = {
         "numpy pandas pymc arviz graphviz jinja2 matplotlib",
     ),
     "dvi.retraining": Row(
-        f"{LAYERS} {RESULTS}",
+        f"{LAYERS} {RESULTS} dvi.signals",
         "numpy scipy pymc pytensor xarray zarr pydantic dask distributed dask_kubernetes prometheus_client",
     ),
     "dvi.cluster": Row(BASE, "distributed"),

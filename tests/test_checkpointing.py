@@ -25,6 +25,7 @@ from dvi.persistence.objects import Objects
 from dvi.persistence.places import place_of
 from dvi.persistence.versions import store_of
 from dvi.persistence.writing import CheckpointWriter
+from dvi.signals import keyboard_interrupts
 from tests.stopping import ENDLESS, StoppingStore
 
 Y = np.random.default_rng(3).normal(2.0, 1.0, 2000)
@@ -239,7 +240,7 @@ def test_an_interruption_waits_for_the_last_checkpoint(tmp_path: Path) -> None:
 
     writer = CheckpointWriter(place_of(tmp_path / "run"), 60.0, 2)
     threading.Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
-    with pytest.warns(DviWarning, match="planted"), pytest.raises(KeyboardInterrupt):
+    with pytest.warns(DviWarning, match="planted"), pytest.raises(KeyboardInterrupt), keyboard_interrupts():
         writer.close(Writing())  # type: ignore[arg-type]
     assert no_thread_left()
 

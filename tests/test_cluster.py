@@ -22,7 +22,7 @@ from dvi.errors import ArgumentTypeError
 PATIENCE = 120.0
 COMMANDS = {
     "sbatch": '[ ! -e closed ] || { echo "the queue is closed" >&2; exit 1; }\n'
-    'setsid bash "$1" > /dev/null 2>&1 & touch jobs/$!; echo "Submitted batch job $!"',
+    'cp "$1" script.$$; setsid bash script.$$ > job.log 2>&1 & touch jobs/$!; echo "Submitted batch job $!"',
     "squeue": 'for job in $(ls jobs); do ! pgrep -g $job > /dev/null || echo "$job RUNNING"; done',
     "scancel": "pkill -g $1; true",
 }

@@ -9,7 +9,7 @@ import pytest
 
 import dvi
 from dvi.errors import ArgumentError, DviWarning, NonFiniteError
-from dvi.fitting import check_skipped
+from dvi.execution.nonfinite import check_skipped
 
 DATA = np.random.default_rng(0).normal(1.0, 1.0, 400)
 

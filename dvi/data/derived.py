@@ -109,7 +109,7 @@ def cast_reader(inner: Reader, dtype: object) -> Reader:
         return inner
     try:
         wanted = np.dtype(dtype).newbyteorder("=")  # type: ignore[call-overload]
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # NumPy evaluates strings with a comma
         wanted = np.dtype(object)
     if wanted.kind not in "biuf" or wanted.itemsize > 8:
         raise ArgumentTypeError(

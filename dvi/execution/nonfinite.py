@@ -9,11 +9,13 @@ import numpy as np
 
 from dvi.data.plan import Plan
 from dvi.data.resident import Block
+from dvi.errors import NonFiniteError
 from dvi.model.compile import CompiledKernel
 from dvi.model.layout import Layout
 from dvi.types import AnyArray, FloatArray, Round
 
 _MOST = 4  # parameters that a message names
+_AMONG = 100  # steps, of which fewer than half may be skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,3 +107,19 @@ def _parameters(layout: Layout, bad: Bad) -> str:
 
 def _short(value: AnyArray) -> str:
     return np.array2string(np.asarray(value), precision=6, threshold=8)
+
+
+def check_skipped(losses: FloatArray) -> None:
+    """Refuse to go on where half of the last 100 steps, or of fewer at the start, were skipped: their loss is NaN.
+
+    Raises
+    ------
+    NonFiniteError
+    """
+    last = losses[-_AMONG:]
+    skipped = int(np.isnan(last).sum())
+    if skipped >= _AMONG / 2:
+        raise NonFiniteError(
+            f"{skipped} of the last {len(last)} steps were skipped, because the log density or its gradient was not "
+            "finite there; with on_nonfinite='raise' the first such step names the row and the parameters"
+        )

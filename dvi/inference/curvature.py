@@ -49,7 +49,7 @@ def whitening(sums: Sums, n_pairs: int, std: FloatArray, left: FloatArray) -> Fl
     ----------
     sums : three (d, d) arrays
     n_pairs : int
-        In the sums; too few for the dimensions give None.
+        In the sums; too few for the dimensions, or none with a finite difference, give None.
     std : (d,) array
         Of the approximation, above 0.
     left : (d,) array
@@ -71,6 +71,9 @@ def whitening(sums: Sums, n_pairs: int, std: FloatArray, left: FloatArray) -> Fl
     unit = np.outer(std, std)
     inner, outer, square = sums[0] / unit, sums[1] * np.outer(std, 1.0 / std), sums[2] * unit
     if not all(np.isfinite(sum_).all() for sum_ in (inner, outer, square)):
+        return None
+    reach = np.linalg.eigvalsh(inner)
+    if reach[0] <= d * np.finfo(np.float64).eps * reach[-1]:  # steps that were skipped add nothing
         return None
     hessian, axes, variance = _symmetric_fit(inner, outer, square, n_pairs)
     values, vectors = np.linalg.eigh(-hessian)

@@ -77,7 +77,7 @@ def _function(module: str, name: str) -> Callable[..., Any]:
     parts = module.split(".")
     for n in range(1, len(parts) + 1):  # a parent at a time, so that only what is missing counts as not found
         parent = ".".join(parts[:n])
-        if parent not in sys.modules and importlib.util.find_spec(parent) is None:
+        if not _exists(parent):
             raise ArgumentError(
                 f"there is no module {parent}, neither installed nor in {Path.cwd()}; give {_FORM}, from the folder "
                 "that it is in"
@@ -95,6 +95,14 @@ def _function(module: str, name: str) -> Callable[..., Any]:
         )
     function: Callable[..., Any] = found
     return function
+
+
+def _exists(module: str) -> bool:
+    """Whether there is such a module in a package that has been found."""
+    try:
+        return module in sys.modules or importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent is no package
+        return False
 
 
 def _check_arguments(reference: str, function: Callable[..., Any], arguments: dict[str, Any]) -> None:

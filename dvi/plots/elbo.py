@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from dvi.types import FloatArray
 
 _WINDOWS = 50  # that a history is smoothed over
+_REASON_WIDTH = 36  # characters of the reason why a fit ended
 _SHOWN = (1.0, 99.0)  # percent of the steps that the axis leaves below and above
 
 
@@ -148,10 +150,12 @@ def _mark_stops(axis: Any, run: dict[str, Any]) -> None:
         if reason or i < len(stops) - 1:
             axis.axvline(step, color=foreground(), linewidth=0.8, linestyle=":")
         if reason:
-            axis.annotate(
-                reason, (step, 0.5), xycoords=("data", "axes fraction"), xytext=(-3, 0), textcoords="offset points",
-                rotation=90, ha="right", va="center", fontsize="small", color=foreground(),
+            note = axis.annotate(
+                textwrap.shorten(reason.partition(":")[0], _REASON_WIDTH), (step, 0.5), (-3, 0), ha="right",
+                va="center", xycoords=("data", "axes fraction"), textcoords="offset points", rotation=90,
+                fontsize="small", color=foreground(),
             )  # fmt: skip
+            note.set_in_layout(False)  # the axis need not make room for it
 
 
 def _draw_rate(axis: Any, run: dict[str, Any]) -> None:

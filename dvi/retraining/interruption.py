@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+from dvi.signals import is_main_thread
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -41,7 +42,7 @@ class Interruption:
 def interruptible() -> Iterator[Interruption]:
     """Note signals that ask this process to end. Outside the main thread, which alone gets them, nothing is noted."""
     interruption = Interruption()
-    if threading.current_thread() is not threading.main_thread():
+    if not is_main_thread():
         yield interruption
         return
     before = {number: signal.signal(number, interruption) for number in _SIGNALS}

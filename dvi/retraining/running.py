@@ -24,12 +24,12 @@ from dvi.retraining.metrics import Metrics, metrics
 from dvi.retraining.planning import Plan, name_of, plan_run
 from dvi.retraining.runs import Runs
 from dvi.retraining.snapshot import Snapshot, look
+from dvi.signals import TERMINATED
 
 logger = logging.getLogger(__name__)
 
 type Kind = Literal["promoted", "rejected", "nothing new", "busy"]
 
-TERMINATED = 143
 _VERSIONS = ("dask-vi", "pymc", "pytensor", "numba", "numpy", "scipy", "zarr", "xarray")
 
 

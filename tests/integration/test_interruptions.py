@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import dask_jobqueue.runner
 import numpy as np
 import pymc as pm
 import pytest
@@ -129,6 +131,18 @@ def interrupted(advi: dvi.ADVI, **where: Any) -> None:
 def test_interrupted_by_a_signal(advi: dvi.ADVI, threads: int) -> None:
     interrupted(advi, threads=threads)
     assert no_threads_left()
+
+
+def test_interrupted_where_dask_jobqueue_has_taken_ctrl_c(advi: dvi.ADVI) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        importlib.reload(dask_jobqueue.runner)
+        taken = signal.getsignal(signal.SIGINT)
+        assert taken is not before
+        interrupted(advi, threads=1)
+        assert signal.getsignal(signal.SIGINT) is taken
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_interrupted_on_a_cluster_which_stays_usable(advi: dvi.ADVI, client: Client) -> None:
