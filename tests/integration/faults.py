@@ -16,10 +16,12 @@ import numpy as np
 from distributed import Client, LocalCluster
 from distributed.utils import get_mp_context
 
+from dvi.execution.cluster import driver
+
 PATIENCE = 300.0  # seconds for a cluster to be whole again
 STALL = 4.0  # seconds that a process stands still
 _CALM = 5  # hundreds of steps after the last fault
-STEP_SECONDS = 1.0  # after which a host is given up, in place of 30 s
+STEP_SECONDS = 1.0  # after which a host is given up, in place of 10 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,19 @@ def give_up_early() -> None:
     actors.STEP_SECONDS = STEP_SECONDS
 
 
+def stall_the_server(site: Site, rng: np.random.Generator) -> int:
+    """It comes back when another server has gone on."""
+    patience, driver.STEP_SECONDS = driver.STEP_SECONDS, STEP_SECONDS
+    try:
+        pid = site.pids()[site.server() or site.hosts()[0]]
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(STALL)
+        os.kill(pid, signal.SIGCONT)
+    finally:
+        driver.STEP_SECONDS = patience
+    return 0
+
+
 def retire(site: Site, rng: np.random.Generator) -> int:
     """Adaptive scaling thinks that a cluster of actors has nothing to do."""
     adaptive = site.cluster.adapt(minimum=1, maximum=1, interval="50ms", wait_count=1)
@@ -135,6 +150,7 @@ FAULTS: dict[str, Fault] = {
     "all workers but one are killed": kill_all_but_one,
     "all workers are killed": kill_all,
     "a worker stands still and comes back": stall_a_host,
+    "the worker with the parameter server does so": stall_the_server,
     "adaptive scaling retires all workers but one": retire,
     "a worker joins, and one leaves": add,
 }
@@ -173,6 +189,8 @@ class Injector:
     ----------
     kills : int
         Processes killed.
+    times : list of float
+        When every hundredth step was done.
     """
 
     every = 100
@@ -184,12 +202,12 @@ class Injector:
         self._thread = threading.Thread(target=self._run, name="faults")
         self._went_on = threading.Event()
         self._error: BaseException | None = None
-        self._times: list[float] = []
+        self.times: list[float] = []
 
     def __call__(self, approx: Any, losses: Any, i: int) -> None:
-        self._times.append(time.monotonic())
+        self.times.append(time.monotonic())
         self._went_on.set()
-        if len(self._times) == 1:
+        if len(self.times) == 1:
             self._thread.start()
         elif not self._thread.is_alive():
             if self._error is not None:
@@ -201,7 +219,7 @@ class Injector:
     @property
     def seconds_lost(self) -> float:
         """By each fault: what steps took more than so many undisturbed ones."""
-        gaps = np.diff(self._times)
+        gaps = np.diff(self.times)
         return float(np.sum(gaps - np.median(gaps))) / len(self._faults)
 
     def _run(self) -> None:

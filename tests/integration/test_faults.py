@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from distributed import Client, LocalCluster
 
 import dvi
 from dvi.errors import ClusterError
-from tests.integration.faults import FAULTS, Injector, Site, site
+from tests.integration.faults import FAULTS, PATIENCE, Injector, Site, site
 from tests.integration.soak import Fit, tables
 from tests.integration.undisturbed import SETTINGS, Undisturbed, disturbed, small_model
 
@@ -47,6 +48,32 @@ def test_a_fault_does_not_change_a_bit(
     injector = Injector(three_workers, [FAULTS[name]], np.random.default_rng(len(name)))
     assert undisturbed.equals(disturbed(model, three_workers, injector))
     assert bool(injector.kills) == ("killed" in name)
+
+
+@pytest.mark.parametrize("who", ["host", "server"])
+def test_steps_go_on_while_a_worker_stands_still(
+    model: pm.Model, undisturbed: Undisturbed, three_workers: Site, who: str
+) -> None:
+    def stall(site: Site, rng: np.random.Generator) -> int:
+        victim = site.server() if who == "server" else site.hosts()[0]
+        assert victim is not None
+        pid, done = site.pids()[victim], len(injector.times)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            until(lambda: len(injector.times) > done + 10)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        return 0
+
+    injector = Injector(three_workers, [stall], np.random.default_rng(0))
+    assert undisturbed.equals(disturbed(model, three_workers, injector))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "nothing has changed for too long"
+        time.sleep(0.05)
 
 
 def test_table_of_a_soak() -> None:

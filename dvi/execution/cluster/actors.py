@@ -23,7 +23,7 @@ from dvi.execution.tree import Message, Node, aligned, assign, combine, height
 from dvi.types import AnyArray, Evaluation, FloatArray, Report, Round, State, StepInfo, Training, Work
 
 START_SECONDS = 600.0  # to compile and to read the first rows
-STEP_SECONDS = 30.0  # or SLOWER times the slowest step so far, after which a host that does not answer is given up
+STEP_SECONDS = 10.0  # or SLOWER times the slowest step so far, after which a host that does not answer is given up
 SLOWER = 20.0
 
 POOLS_PART = 0.5  # of a worker's memory, of which Dask begins to spill at 0.6
@@ -97,6 +97,9 @@ class LaneHost:
         shared = tuple(aligned(x) if isinstance(x, np.ndarray) else x for x in work.shared)
         return self._executor.map(replace(work, shared=shared))
 
+    def ping(self) -> None:
+        """Answer."""
+
     def close(self) -> None:
         """Stop reading ahead."""
         if self._executor is not None:
@@ -160,6 +163,9 @@ class ParameterServer:
     def prepare(self) -> None:
         """Compile the prior term."""
         self._training.prepare()
+
+    async def ping(self) -> None:
+        """Answer, also while steps run."""
 
     async def close(self) -> None:
         """End the block of steps that is under way, if one is, and wait for it."""

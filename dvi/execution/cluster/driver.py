@@ -34,6 +34,18 @@ _AT_ONCE = 4  # chunks on their way to a host
 _LOST = (OSError, RuntimeError, TimeoutError)
 
 
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """A call of which only the answer matters, and when it was made."""
+
+    call: Any
+    asked: float
+
+    @property
+    def is_late(self) -> bool:
+        return time.monotonic() - self.asked > STEP_SECONDS
+
+
 @dataclass(slots=True)
 class _Placed:
     """An actor, the future that keeps it alive, and the worker it is on."""
@@ -43,6 +55,7 @@ class _Placed:
     actor: Actor
     leaves: range = range(0)
     delivered: set[tuple[int, int]] = field(default_factory=set)  # chunks by term
+    probe: _Probe | None = None  # since when it is not known to answer
 
     def call(self, method: str, *arguments: Any) -> Any:
         """An answer to wait for; where the worker is known to be lost, waiting for it raises what the actor does."""
@@ -52,6 +65,15 @@ class _Placed:
             failed: concurrent.futures.Future[Any] = concurrent.futures.Future()
             failed.set_exception(error)
             return failed
+
+    def answers(self) -> bool:
+        """Whether it answers; asked again and again, and never waited for."""
+        if self.probe is not None and self.probe.call.done():
+            self.probe = None
+            return True
+        if self.probe is None or self.probe.is_late:
+            self.probe = _Probe(self.call("ping"), time.monotonic())
+        return False
 
 
 def _with_client[**P, R](
@@ -88,6 +110,7 @@ class ClusterDriver:
         self._problem = problem
         self._problem_bytes = cloudpickle.dumps(problem)
         self._hosts: dict[str, _Placed] = {}
+        self._silent: dict[str, _Placed] = {}  # hosts that were given up, on workers that Dask has not given up
         self._server: _Placed | None = None
         self._at: State | None = None  # the server's own state
         self._looked = 0.0
@@ -139,7 +162,7 @@ class ClusterDriver:
             dashboard.tell(self._client, block.report, time.monotonic() - started, lanes, block.waits)
             for address in block.lost:
                 self._note("the lane host went away", address, f"step {state.step}")
-                self._forget(address)
+                self._give_up(address)
         return Report(state, np.concatenate(objectives or [np.empty(0)]), n_rows, self._interrupted)
 
     def _run(self, state: State, n_steps: int) -> Block | None:
@@ -154,6 +177,7 @@ class ClusterDriver:
             block = self._finished(call, self._server)
         except _LOST as error:
             self._note("the parameter server went away", self._server.address, f"step {state.step}: {error}")
+            self._give_up(self._server.address)
             self._server, self._at = None, None
             return None
         if block.error is not None:
@@ -164,15 +188,18 @@ class ClusterDriver:
     def _finished(self, call: Any, server: _Placed) -> Block:
         """The block that the server was asked for, or as much of it as was done when the user interrupted."""
         try:
-            block: Block = self._await(call, server.address, math.inf)
+            block: Block = self._await(call, server.address, math.inf, server)
         except KeyboardInterrupt:
             self._interrupted = True
             self._await(server.call("close"), server.address, STEP_SECONDS)
             block = self._await(call, server.address, STEP_SECONDS)
         return block
 
-    def _await(self, call: Any, address: str, seconds: float) -> Any:
-        """The result of a call to a worker, or TimeoutError as soon as the worker is gone: a call may hang for ever."""
+    def _await(self, call: Any, address: str, seconds: float, busy: _Placed | None = None) -> Any:
+        """The result of a call to a worker, or TimeoutError as soon as the worker is gone: a call may hang for ever.
+
+        An actor that is ``busy`` for as long as it likes has to answer to other calls meanwhile.
+        """
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -182,6 +209,9 @@ class ClusterDriver:
                     raise
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"no answer within {seconds:.0f} s") from None
+                late = busy is not None and busy.probe is not None and busy.probe.is_late
+                if busy is not None and not busy.answers() and late:
+                    raise TimeoutError(f"no sign of life within {STEP_SECONDS:.0f} s") from None
                 if address not in live_workers(self._client):
                     raise TimeoutError("the worker is gone") from None
 
@@ -192,7 +222,7 @@ class ClusterDriver:
         if whole and now - self._looked < _LOOK_SECONDS and not self._missing:
             return
         self._looked = now
-        workers = wait_for_workers(self._client)
+        workers = self._heard(wait_for_workers(self._client))
         for address in [a for a in self._hosts if a not in workers or self._hosts[a].future.status == "error"]:
             self._forget(address)
         lost = self._server is None or self._server.address not in workers or self._server.future.status == "error"
@@ -201,6 +231,21 @@ class ClusterDriver:
             self._settle(state, workers)
         if preparing is not None:
             self._finish_server(preparing, list(workers)[-1])
+
+    def _heard(self, workers: dict[str, int]) -> dict[str, int]:
+        """The workers without those that stand still. A host that answers again has its place back."""
+        for address, placed in list(self._silent.items()):
+            if address not in workers or placed.future.status == "error":
+                _release(self._silent.pop(address))
+            elif placed.answers():
+                self._hosts[address] = self._silent.pop(address)
+                self._missing = True
+        heard = {a: n for a, n in workers.items() if a not in self._silent}
+        if heard:
+            return heard
+        while self._silent:  # nobody else is left to ask: wait for them
+            _release(self._silent.popitem()[1])
+        return workers
 
     def _settle(self, state: State, workers: dict[str, int]) -> None:
         """Give every worker a host and every host its lanes."""
@@ -276,6 +321,12 @@ class ClusterDriver:
         self._trouble = f"{what} on {address}: {error}"
         logger.warning("%s", self._trouble)
 
+    def _give_up(self, address: str) -> None:
+        """Go on without a host until it answers, or Dask gives up its worker."""
+        if address in self._hosts:
+            self._silent[address] = self._hosts.pop(address)
+            self._missing = True
+
     def _forget(self, address: str) -> None:
         _release(self._hosts.pop(address))
         self._missing = True
@@ -286,13 +337,15 @@ class ClusterDriver:
     def close(self) -> None:
         """Stop the server, close the hosts and release the actors."""
         placed = [*filter(None, [self._server]), *self._hosts.values()]
+        for silent in self._silent.values():
+            _release(silent)
         for actor in placed:
             if actor.future.status == "finished":
                 with contextlib.suppress(*_LOST):
                     self._await(actor.call("close"), actor.address, STEP_SECONDS)
         for actor in placed:
             _release(actor)
-        self._hosts, self._server = {}, None
+        self._hosts, self._silent, self._server = {}, {}, None
 
 
 def _release(placed: _Placed) -> None:
