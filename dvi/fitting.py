@@ -15,6 +15,7 @@ import numpy as np
 
 from dvi.approximation import Approximation
 from dvi.checkpointing import checkpointing
+from dvi.data.digest import digests
 from dvi.errors import ArgumentError, ArgumentTypeError, DviWarning, ModelError
 from dvi.execution.lane import Problem, plan_problem
 from dvi.execution.nonfinite import check_skipped
@@ -171,6 +172,10 @@ class Inference:
         problem = plan_problem(self._split.terms, settings.lanes, self.approx.run["seed"], shared, self._blocks)
         problem = replace(problem, lenient=settings.on_nonfinite == "skip", cache_bytes=settings.cache_bytes)
         data = [term.source.fingerprint() for term in problem.terms]
+        if settings.checkpoint is not None:
+            for term, record in zip(problem.terms, data, strict=True):
+                for array, content in zip(record["arrays"], digests(term.source), strict=True):
+                    array["content"] = content
         lanes = [term.settings for term in problem.terms]
         if run is not None:
             check_same_data(self.approx.run, {"data": data, "lanes": lanes})

@@ -168,6 +168,8 @@ def _difference(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Map
         if name not in after or name not in before:
             return f"{name} is {'missing' if name in before else 'new'}"
         for key, old in before[name].items():
+            if after[name].get(key) != old and key == "content":
+                return f"the rows of {name} have changed"
             if after[name].get(key) != old:
                 return f"{name} has {key.replace('_', ' ')} {after[name].get(key)}, and had {old}"
     return None

@@ -78,8 +78,8 @@ TABLE = {
         "numpy pymc xarray",
     ),
     "dvi.fitting": Row(
-        f"{BASE} dvi.model dvi.execution dvi.inference dvi.approximation dvi.checkpointing dvi.legs dvi.persistence "
-        "dvi.progress dvi.settings dvi.signals dvi.stages dvi.underway",
+        f"{BASE} dvi.model dvi.data.digest dvi.execution dvi.inference dvi.approximation dvi.checkpointing dvi.legs "
+        "dvi.persistence dvi.progress dvi.settings dvi.signals dvi.stages dvi.underway",
         "numpy pymc",
     ),
     "dvi.checkpointing": Row(f"{BASE} dvi.persistence dvi.settings dvi.signals"),

@@ -235,6 +235,7 @@ def stopped(model: pm.Model) -> MemoryStore:
     [
         ({"name": "nu"}, ArgumentError, "model is not the one that .* was fitted to: "),
         ({"data": Y[:1500]}, DataError, r"minibatch\.0 has shape \[1500, 2\], and had \[2000, 2\]"),
+        ({"data": np.concatenate([Y[:-1], Y[:1]])}, DataError, r"the rows of minibatch\.0 have changed"),
         ({"data": Y.astype("f4")}, DataError, r"minibatch\.0 has dtype float32, and had float64"),
         ({"batch_size": 100}, DataError, "term 0 has batch size 100, and had 200"),
     ],

@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from dvi.data import unwrap
+from dvi.data import unwrap, zarr_arrays
 from dvi.data.files import Files
 from dvi.data.schema import Batch, Column, Layout, free_row_dim
 from dvi.data.store import check_complete
@@ -225,7 +225,7 @@ def zarr_node_rows(node: zarr.Group | zarr.Array[Any], label: str, fingerprint: 
     check_complete(node.attrs, label)
     arrays = {node.basename or "x": node} if isinstance(node, zarr.Array) else dict(node.arrays())
     for name, array in arrays.items():
-        if absent := unwrap.missing_chunks(array):
+        if absent := zarr_arrays.missing_chunks(array):
             message = f"{label} lacks {len(absent)} chunks of {name!r}, the first of them {absent[0]!r}: "
             message += f"their rows are read as {array.fill_value!r}. Write the array again if that is not meant."
             warnings.warn(message, DviWarning, stacklevel=5)

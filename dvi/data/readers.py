@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import zarr
 
-from dvi.data import unwrap
+from dvi.data import unwrap, zarr_arrays
 from dvi.data.chunks import check_array, without_secrets
 from dvi.data.derived import CastReader, RowNumberReader, cast_reader
 from dvi.data.locations import open_store, reachable
@@ -112,9 +112,9 @@ def open_array(path: str | PathLike[str]) -> zarr.Array[Any]:
 
 def _zarr_reader(array: zarr.Array[Any], missing: Missing) -> Reader:
     check_array(array.shape, np.dtype(array.dtype), label_of(array))
-    opened = ZarrReader(unwrap.strict(array), fill=missing == "fill")
+    opened = ZarrReader(zarr_arrays.strict(array), fill=missing == "fill")
     _check_chunks(opened.array, missing)
-    if not unwrap.lives_in_memory(array):
+    if not zarr_arrays.lives_in_memory(array):
         return opened
     _check_fits(array.nbytes, f"Zarr array {opened.label}", "Its store is this process's memory")
     return MemoryReader(opened.read(0, array.shape[0]), opened.chunk_rows, opened.label)
@@ -122,7 +122,7 @@ def _zarr_reader(array: zarr.Array[Any], missing: Missing) -> Reader:
 
 def _check_chunks(array: zarr.Array[Any], missing: Missing) -> None:
     """Refuse an array whose store lacks some of its chunks, unless they may be missing."""
-    if missing == "raise" and (absent := unwrap.missing_chunks(array)):
+    if missing == "raise" and (absent := zarr_arrays.missing_chunks(array)):
         raise DataError(
             f"{label_of(array)} lacks {len(absent)} of its chunks, the first of them {absent[0]!r}. Zarr would read "
             f"them as {array.fill_value!r} in silence. If that is what they mean, pass "
@@ -146,7 +146,7 @@ def _lazy_reader(lazy: unwrap.LazyArray, name: str, missing: Missing) -> Reader:
         return _zarr_reader(lazy.stored, missing)
     if lazy.stored is not None:
         _check_chunks(lazy.stored, missing)
-    in_memory = lazy.stored is not None and unwrap.lives_in_memory(lazy.stored)
+    in_memory = lazy.stored is not None and zarr_arrays.lives_in_memory(lazy.stored)
     filling = lazy.filling if missing == "fill" else None
     opened = XarrayReader(lazy.variable, filling, lazy.stored, lazy.chunk_rows, lazy.first_row)
     if lazy.is_slice and not in_memory:

@@ -11,7 +11,7 @@ import numpy as np
 import zarr
 from zarr.errors import ChunkNotFoundError
 
-from dvi.data import unwrap
+from dvi.data import zarr_arrays
 from dvi.data.chunks import check_rows, virtual_chunks, without_secrets
 from dvi.data.locations import brief, reachable
 from dvi.errors import DataError, StoreDamagedError, StoreError, StoreNotFoundError
@@ -28,7 +28,7 @@ class ZarrReader:
     Parameters
     ----------
     array
-        Opened by `unwrap.strict`: a chunk that is not there is an error.
+        Opened by `zarr_arrays.strict`: a chunk that is not there is an error.
     fill
         Whether missing chunks read as the array's fill value after all.
     """
@@ -57,10 +57,10 @@ class ZarrReader:
         check_rows(start, stop, self)
         with _explained(self, start, stop, self.array):
             try:
-                slab = unwrap.read_rows(self.array, start, stop)
+                slab = zarr_arrays.read_rows(self.array, start, stop)
             except ChunkNotFoundError as error:
-                filling = _allowed(unwrap.filling(self.array) if self.fill else None, self.array, error)
-                slab = unwrap.read_rows(filling, start, stop)
+                filling = _allowed(zarr_arrays.filling(self.array) if self.fill else None, self.array, error)
+                slab = zarr_arrays.read_rows(filling, start, stop)
             return np.ascontiguousarray(slab, dtype=self.dtype)
 
 
@@ -119,12 +119,12 @@ class XarrayReader:
 
 def label_of(array: zarr.Array[Any]) -> str:
     """Where a Zarr array is, for people and without secrets."""
-    return without_secrets(unwrap.location(array))
+    return without_secrets(zarr_arrays.location(array))
 
 
 def _allowed[T](filling: T | None, array: zarr.Array[Any] | None, error: ChunkNotFoundError) -> T:
     """What fills missing chunks, if that was allowed and the array itself can be seen from this process."""
-    if array is not None and not unwrap.is_visible(array):
+    if array is not None and not zarr_arrays.is_visible(array):
         raise StoreNotFoundError(
             f"{label_of(array)} was not found by this process. Put it where every worker can read it: on a shared file "
             "system or in an object store."
@@ -153,7 +153,7 @@ def _explained(
     except OSError as error:
         raise StoreError(f"{rows} cannot be read ({brief(error)}). The store is out of reach: try again.") from error
     except (RuntimeError, ValueError) as error:
-        key = None if stored is None else unwrap.damaged_chunk(stored, first_row + start, first_row + stop)
+        key = None if stored is None else zarr_arrays.damaged_chunk(stored, first_row + start, first_row + stop)
         where = "The store" if key is None else f"Its chunk {key!r}"
         raise StoreDamagedError(
             f"{rows} cannot be read ({brief(error)}). {where} is damaged: write the array again, or restore a copy."

@@ -12,7 +12,7 @@ import zarr
 
 from dvi.approximation import Approximation
 from dvi.data.store import COMPLETE, Target
-from dvi.data.unwrap import strict
+from dvi.data.zarr_arrays import strict
 from dvi.errors import StoreError, StoreExistsError, StoreNotFoundError
 from dvi.persistence.places import FORMAT, label_of, open_root, place_of
 from dvi.persistence.reading import read

@@ -23,7 +23,7 @@ from dvi.approximations.meanfield import MeanFieldFamily
 from dvi.approximations.point import PointFamily
 from dvi.approximations.structured import Part, StructuredFamily
 from dvi.data.store import COMPLETE
-from dvi.data.unwrap import strict
+from dvi.data.zarr_arrays import strict
 from dvi.errors import ArgumentError, StoreError
 from dvi.inference.settings import describe, rebuild
 from dvi.model.layout import Entry, Layout

@@ -15,7 +15,7 @@ import xarray as xr
 import zarr
 
 from dvi.data import ingest as driver
-from dvi.data import unwrap
+from dvi.data import zarr_arrays
 from dvi.data.ingest import ingest
 from dvi.data.readers import reader
 from dvi.data.shuffle import permutation
@@ -165,7 +165,7 @@ def test_no_chunk_is_missing_even_if_all_values_are_zero(tmp_path) -> None:
     for name in ("x", "b"):
         array = zarr.open_array(tmp_path / "store.zarr" / name)
         assert array.nchunks > 1
-        assert unwrap.missing_chunks(array) == []
+        assert zarr_arrays.missing_chunks(array) == []
 
 
 def test_nothing_else_is_left(tmp_path) -> None:

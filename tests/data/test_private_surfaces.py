@@ -19,7 +19,7 @@ from zarr.core.codec_pipeline import BatchedCodecPipeline, FusedCodecPipeline
 from zarr.errors import ChunkNotFoundError
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
-from dvi.data import unwrap
+from dvi.data import unwrap, zarr_arrays
 
 X = np.arange(300.0).reshape(100, 3)
 
@@ -43,11 +43,11 @@ class TestZarr:
     def test_with_config_builds_the_pipeline_that_the_configuration_names(self, tmp_path: Path) -> None:
         array = stored(tmp_path)
         assert isinstance(array.async_array.codec_pipeline, BatchedCodecPipeline)
-        assert isinstance(unwrap.strict(array).async_array.codec_pipeline, FusedCodecPipeline)
-        assert zarr.config.get("codec_pipeline.path") == unwrap.DEFAULT_PIPELINE
+        assert isinstance(zarr_arrays.strict(array).async_array.codec_pipeline, FusedCodecPipeline)
+        assert zarr.config.get("codec_pipeline.path") == zarr_arrays.DEFAULT_PIPELINE
 
     def test_a_pickled_array_keeps_its_pipeline_and_its_strictness(self, tmp_path: Path) -> None:
-        array = pickle.loads(pickle.dumps(unwrap.strict(stored(tmp_path))))
+        array = pickle.loads(pickle.dumps(zarr_arrays.strict(stored(tmp_path))))
         assert isinstance(array.async_array.codec_pipeline, FusedCodecPipeline)
         assert not array.config.read_missing_chunks
 
@@ -56,7 +56,7 @@ class TestZarr:
             zarr.config.set({"codec_pipeline.path": "dvi_test.ChosenPipeline"}),
             pytest.raises(Exception, match="Chosen"),
         ):
-            unwrap.strict(stored(tmp_path))
+            zarr_arrays.strict(stored(tmp_path))
 
     @pytest.mark.parametrize(
         "settings",
@@ -72,33 +72,33 @@ class TestZarr:
         ids=str,
     )
     def test_rows_are_read_in_the_calling_thread(self, tmp_path: Path, settings: dict[str, Any]) -> None:
-        array = unwrap.strict(stored(tmp_path, **settings))
-        slab = unwrap._synchronous_read(array, 7, 95)
+        array = zarr_arrays.strict(stored(tmp_path, **settings))
+        slab = zarr_arrays._synchronous_read(array, 7, 95)
         assert slab is not None
         np.testing.assert_array_equal(slab, array[7:95])
 
     def test_other_stores_and_pipelines_are_read_the_public_way(self, tmp_path: Path) -> None:
         zipped = ZipStore(tmp_path / "x.zip", mode="w")
         array = stored(zipped)
-        for other in (unwrap.strict(array), stored(tmp_path / "x")):
-            assert unwrap._synchronous_read(other, 0, 100) is None
-            np.testing.assert_array_equal(unwrap.read_rows(other, 3, 50), X[3:50])
+        for other in (zarr_arrays.strict(array), stored(tmp_path / "x")):
+            assert zarr_arrays._synchronous_read(other, 0, 100) is None
+            np.testing.assert_array_equal(zarr_arrays.read_rows(other, 3, 50), X[3:50])
 
     def test_a_changed_signature_falls_back_to_the_public_way(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        array = unwrap.strict(stored(tmp_path))
-        monkeypatch.setattr(unwrap, "_max_workers", lambda: None)  # read_sync cannot compare it with 1
-        np.testing.assert_array_equal(unwrap.read_rows(array, 3, 50), X[3:50])
+        array = zarr_arrays.strict(stored(tmp_path))
+        monkeypatch.setattr(zarr_arrays, "_max_workers", lambda: None)  # read_sync cannot compare it with 1
+        np.testing.assert_array_equal(zarr_arrays.read_rows(array, 3, 50), X[3:50])
 
     def test_a_missing_chunk_is_an_error_when_strict_and_the_fill_value_otherwise(self, tmp_path: Path) -> None:
         array = stored(tmp_path, fill_value=9)
         (tmp_path / "c" / "1" / "0").unlink()
-        assert unwrap.missing_chunks(array) == ["c/1/0"]
+        assert zarr_arrays.missing_chunks(array) == ["c/1/0"]
         with pytest.raises(ChunkNotFoundError, match="c/1/0"):
-            unwrap.read_rows(unwrap.strict(array), 0, 100)
-        np.testing.assert_array_equal(unwrap.read_rows(unwrap.filling(array), 30, 60)[:, :2], 9)
-        np.testing.assert_array_equal(unwrap.read_rows(unwrap.strict(array), 60, 100), X[60:])
+            zarr_arrays.read_rows(zarr_arrays.strict(array), 0, 100)
+        np.testing.assert_array_equal(zarr_arrays.read_rows(zarr_arrays.filling(array), 30, 60)[:, :2], 9)
+        np.testing.assert_array_equal(zarr_arrays.read_rows(zarr_arrays.strict(array), 60, 100), X[60:])
 
     @pytest.mark.parametrize(
         ("settings", "missing"),
@@ -120,8 +120,8 @@ class TestZarr:
         array, neighbour = (group.create_array(name, **options) for name in ("x", "x2"))
         neighbour[:] = X
         array[30:] = X[30:]
-        assert unwrap.missing_chunks(array) == missing
-        assert unwrap.missing_chunks(neighbour) == []
+        assert zarr_arrays.missing_chunks(array) == missing
+        assert zarr_arrays.missing_chunks(neighbour) == []
 
     def test_a_listing_without_the_metadata_says_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         async def nothing(*args: object) -> Any:
@@ -130,16 +130,16 @@ class TestZarr:
 
         array = stored(tmp_path)
         monkeypatch.setattr(LocalStore, "list_prefix", nothing)
-        assert unwrap.missing_chunks(array) == []
+        assert zarr_arrays.missing_chunks(array) == []
 
     def test_local_files_are_found_from_any_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         array = stored("x.zarr")
         through_fsspec = zarr.open_array(FsspecStore.from_url(f"file://{tmp_path}/x.zarr"), mode="r")
-        for opened in (unwrap.strict(array), unwrap.strict(through_fsspec)):
+        for opened in (zarr_arrays.strict(array), zarr_arrays.strict(through_fsspec)):
             assert isinstance(opened.store, LocalStore)
             assert opened.store.root == tmp_path / "x.zarr"
-            assert unwrap.is_visible(opened)
+            assert zarr_arrays.is_visible(opened)
 
 
 class TestXarray:
