@@ -1,6 +1,6 @@
 # Every target needs only git, make, and Python 3.12 to 3.14 or uv: .ci/venv makes .venv and installs into it.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format typecheck gate bench soak fuzz test-slurm test-image docs lock clean
+.PHONY: help demo test lint format typecheck gate bench soak fuzz audit test-slurm test-image docs lock clean
 .DELETE_ON_ERROR:
 
 BIN := .venv/bin
@@ -44,6 +44,13 @@ soak: $(INSTALLED) ## Kill processes of fits at random moments, and compare bits
 
 fuzz: $(INSTALLED) ## Give hostile input to everything that reads some: tests/fuzz
 	DVI_FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/fuzz --override-ini timeout=0 --capture=no $(ARGS)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group fuzz
+	for target in load zarr npy parquet csv optimizers settings; do \
+		$(BIN)/python -m tests.fuzz.guided $$target -runs=5000 -print_funcs=0 -verbosity=0 2> /dev/null || exit 1; done
+
+audit: $(INSTALLED) ## Check the pinned dependencies: that they agree, and that no vulnerability is known of them
+	$(BIN)/uv pip check --python $(BIN)/python
+	$(BIN)/uv tool run --quiet pip-audit --requirement constraints.txt --disable-pip --no-deps # asks PyPI
 
 test-slurm: $(INSTALLED) ## Run the tests on a Slurm of this machine's own: Debian's slurm-wlm and munge, as root
 	tests/integration/slurm/up.sh && tests/integration/slurm/down.sh # installs it
@@ -57,7 +64,7 @@ docs: $(DOCS_INSTALLED) ## Build the documentation, with what its pages compute:
 
 # Not the extra `pathfinder`, whose package holds PyMC below the newest version.
 lock: $(INSTALLED) ## Resolve constraints.txt anew, to the newest versions that pyproject.toml allows
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.12 --group dev --group bench \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.12 --group dev --group bench --group fuzz \
 		$(addprefix --extra ,dashboard demo docs jobqueue kubernetes metrics parquet plots storage) \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file constraints.txt pyproject.toml
 

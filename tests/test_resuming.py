@@ -27,6 +27,7 @@ from dvi.errors import (
 )
 from dvi.inference.stein import Stein
 from dvi.persistence.checkpoints import read_checkpoint
+from dvi.persistence.versions import current
 from dvi.underway import Underway, packed, unpacked, with_steps
 
 Y = np.random.default_rng(3).normal(2.0, 1.0, (2000, 2))
@@ -280,7 +281,7 @@ def test_places_that_hold_no_checkpoint(model: pm.Model, tmp_path: Path) -> None
 )
 def test_damage_is_an_error_of_dvi(change: Callable[[Any], object], stopped: MemoryStore, model: pm.Model) -> None:
     store = MemoryStore(dict(stopped._store_dict))
-    group = zarr.open_group(store, path="version-1", mode="r+")
+    group = zarr.open_group(store, path=current(zarr.open_group(store, mode="r"), "the run").path, mode="r+")
     training: Any = group.attrs["training"]
     change(training)
     group.attrs["training"] = training
