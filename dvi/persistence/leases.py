@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import filelock
+from zarr.storage import FsspecStore
 
 from dvi.data.store import Target
 from dvi.errors import StoreExistsError
@@ -21,6 +22,7 @@ from dvi.persistence.places import label_of
 HEARTBEAT_SECONDS = 20.0  # between two renewals
 STALE_SECONDS = 120.0  # without one, after which a lease is that of a run which was killed
 
+_SETTLE_SECONDS = 1.0  # in which a write that has begun is done
 _KEY = "dvi-lease.json"
 
 
@@ -101,12 +103,19 @@ class StoreLease:
 
     @classmethod
     def take(cls, target: Target) -> StoreLease:
-        """See :func:`take`."""
+        """See :func:`take`.
+
+        Of several that write at once the last one has it, which all of them see after a second. Only an object store
+        of obstore can be asked to write where there is nothing, so that there is no need to wait.
+        """
         lease = cls(target, uuid.uuid4().hex)
         lease._objects.create(_KEY, lease._record())
-        found = lease._found()
+        found, certain = lease._found(), not isinstance(target.store, FsspecStore)
         if found.get("owner") != lease.owner and _is_stale(found):
             lease._objects.write(_KEY, lease._record())
+            found, certain = lease._found(), False
+        if found.get("owner") == lease.owner and not certain:
+            time.sleep(_SETTLE_SECONDS)
             found = lease._found()
         if found.get("owner") != lease.owner:
             raise _taken(target, f" by process {found.get('pid')} on {found.get('host')}")

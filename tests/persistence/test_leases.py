@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +84,34 @@ def test_who_was_silent_for_too_long_learns_that_another_has_the_place() -> None
         first.renew()
     first.release()
     assert Objects(store).names() == ["dvi-lease.json"]
+
+
+class SlowMemory(MemoryStore):
+    """A store whose answers take a while, and which is not asked to write only where nothing is."""
+
+    async def set_if_not_exists(self, key: str, value: Any) -> None:
+        if not await self.exists(key):
+            await asyncio.sleep(0.05)
+            await self.set(key, value)
+
+
+@pytest.mark.parametrize("left", [None, lease(time=0.0)])
+def test_of_many_at_once_one_has_it(left: bytes | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "FsspecStore", SlowMemory)
+    store, n = SlowMemory(), 6
+    if left is not None:
+        Objects(store).write("dvi-lease.json", left)
+    ready, taken = threading.Barrier(n), []
+
+    def run() -> None:
+        ready.wait()
+        with suppress(StoreExistsError):
+            taken.append(leases.take(place_of(store)))
+
+    threads = [threading.Thread(target=run) for _ in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = taken
+    winner.renew()
