@@ -27,7 +27,7 @@ _AMAZON = ("s3", "s3a")
 _OBJECT_STORES = (*_AMAZON, "gs", "az", "azure", "abfs", "abfss", "adl")
 _RETRY = {
     "max_retries": 6,
-    "retry_timeout": dt.timedelta(seconds=60),
+    "retry_timeout": dt.timedelta(seconds=300),  # more than one request that hangs
     "backoff": {"init_backoff": dt.timedelta(seconds=0.2), "max_backoff": dt.timedelta(seconds=10), "base": 2},
 }
 _CLIENT = {"allow_http": True, "connect_timeout": "10s", "timeout": "120s"}  # http where the endpoint says so

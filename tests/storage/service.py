@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,9 +20,10 @@ KEY, SECRET = "AKIALOOPBACK", "a-secret-of-the-tests"
 
 @dataclass(slots=True)
 class Gate:
-    """Answers the next ``refusals`` requests whose path ends as asked with 503, and passes all others on."""
+    """Does something else with the next ``refusals`` requests whose path ends as asked, and passes all others on."""
 
     application: Any
+    fault: str = "503 Slow Down"
     refusals: int = 0
     suffix: str = ""
     refused: int = 0
@@ -28,9 +31,21 @@ class Gate:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if self.refused < self.refusals and environ["PATH_INFO"].endswith(self.suffix):
             self.refused += 1
-            start_response("503 Slow Down", [("Content-Length", "0")])
-            return [b""]
+            return self._refuse(environ, start_response)
         return self.application(environ, start_response)
+
+    def _refuse(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if self.fault == "slow":
+            time.sleep(1.0)
+            return self.application(environ, start_response)
+        if self.fault == "truncated":
+            body = b"".join(self.application(environ, start_response))
+            return [body[: len(body) // 2]]  # of the length that the header says
+        if self.fault == "reset":
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            raise ConnectionResetError
+        start_response(self.fault, [("Content-Length", "0")])
+        return [b""]
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,11 +126,14 @@ def test_a_store_is_not_replaced_unasked(s3: Service) -> None:
     assert ingested(url, overwrite=True).sizes["row"] == N
 
 
-def test_what_may_pass_is_tried_again(s3: Service) -> None:
+@pytest.mark.parametrize("fault", ["503 Slow Down", "500 Internal Server Error", "reset", "truncated", "slow"])
+def test_what_may_pass_is_tried_again(s3: Service, fault: str) -> None:
     x = reader(ingested(s3.url("rows.zarr"))["x"])
-    s3.gate.suffix, s3.gate.refused, s3.gate.refusals = "/c/1", 0, 3
+    expected = x.read(CHUNK, 2 * CHUNK).tobytes()
+    s3.gate.fault, s3.gate.suffix, s3.gate.refused, s3.gate.refusals = fault, "/c/1", 0, 3
     try:
-        assert len(x.read(CHUNK, 2 * CHUNK)) == CHUNK
+        for _ in range(3 if fault == "slow" else 1):
+            assert x.read(CHUNK, 2 * CHUNK).tobytes() == expected
     finally:
         s3.gate.refusals = 0
     assert s3.gate.refused == 3
