@@ -95,7 +95,7 @@ def open_array(path: str | PathLike[str]) -> zarr.Array[Any]:
         raise StoreNotFoundError(f"There is no Zarr array at {where!r}: check the path.") from error
     except DviError:
         raise
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged metadata have Zarr's codecs raise anything
         raise StoreError(
             f"{where!r} cannot be opened as a Zarr array: {without_secrets(str(error))}. "
             "Turn other formats into Zarr with dvi.ingest."

@@ -152,7 +152,7 @@ def _explained(
         ) from error
     except OSError as error:
         raise StoreError(f"{rows} cannot be read ({brief(error)}). The store is out of reach: try again.") from error
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:  # what codecs raise
         key = None if stored is None else zarr_arrays.damaged_chunk(stored, first_row + start, first_row + stop)
         where = "The store" if key is None else f"Its chunk {key!r}"
         raise StoreDamagedError(
