@@ -230,7 +230,7 @@ class Plan:
         found = []
         while position < end:
             epoch, offset = divmod(position, n_rows)
-            offsets = self._epoch(lane, epoch)[1]
+            offsets = self._epoch(lane, epoch if batch < n_rows else 0)[1]
             pool = bisect_right(offsets, offset) - 1
             start = offset - offsets[pool]
             stop = min(start + end - position, offsets[pool + 1] - offsets[pool])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from threading import local
@@ -73,10 +73,23 @@ class Stream:
     _pools: dict[_Key, Pool] = field(default_factory=dict)
     _current: dict[int, tuple[tuple[int, int], Block, _Numbers | None]] = field(default_factory=dict)
     _residents: dict[int, Resident | None] = field(default_factory=dict)
+    _always: dict[int, tuple[Rows, ...]] = field(default_factory=dict)
     _scratch: local = field(default_factory=local)
 
-    def rows(self, step: int, lane: int) -> Iterator[Rows]:
+    def rows(self, step: int, lane: int) -> Iterable[Rows]:
         """The rows of ``(step, lane)``, of one pool after another."""
+        known = self._always.get(lane)
+        return self._rows(step, lane) if known is None else known
+
+    def _rows(self, step: int, lane: int) -> Iterator[Rows]:
+        if not self.plan.shuffled(lane) and self._residents.get(lane) is not None:
+            found = tuple(self._pieces(step, lane))
+            self._always[lane] = found  # views of rows that stay where they are, the same at every step
+            yield from found
+        else:
+            yield from self._pieces(step, lane)
+
+    def _pieces(self, step: int, lane: int) -> Iterator[Rows]:
         for segment in self.plan.segments(step, lane):
             arrays, places = self._pool(lane, segment.epoch, segment.pool)
             if places is None:
@@ -165,6 +178,7 @@ class Stream:
             self._pools.pop(key).cancel()
         for lane in lanes:
             self._current.pop(lane, None)
+            self._always.pop(lane, None)
             resident = self._residents.pop(lane, None)
             if resident is not None:
                 self.budget.give(resident.n_bytes)
