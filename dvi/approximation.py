@@ -214,7 +214,10 @@ class Approximation:
 
     def _noise(self, draws: int, random_seed: int | None) -> FloatArray:
         generator = keyed_generator(as_seed(random_seed), "sample")
-        return generator.standard_normal((check_draws(draws), self.family.noise_dim))
+        try:
+            return generator.standard_normal((check_draws(draws), self.family.noise_dim))
+        except (MemoryError, ValueError, OverflowError) as error:  # ValueError: more than an array can have
+            raise ArgumentError(f"draws={draws} do not fit in memory ({error}); draw fewer at a time") from error
 
     def sample(
         self, draws: int = 500, random_seed: int | None = None, return_inferencedata: bool = True, store: Any = None

@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import operator
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from dvi.data.ingest_plan import IngestPlan, Selection, batch_nbytes, pieces, plan_ingest, records, select, slabs
@@ -136,6 +136,8 @@ def ingest(
     >>> ds["x"].shape, ds["carrier"].attrs["categories"]
     ((3, 2), ['AA', 'UA'])
     """
+    if not isinstance(shuffle, bool | np.bool_):
+        raise ArgumentTypeError(f"shuffle={shuffle!r} is of type {type(shuffle).__name__}; give True or False")
     settings = _Settings(
         columns=columns,
         pack=pack,
@@ -326,9 +328,9 @@ def _version() -> str:
 
 
 def _integer(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ArgumentTypeError(f"{name}={value!r} is not allowed: pass an integer of at least {least}.")
-    number = operator.index(value)
+    number = int(value)
     if number < least:
         raise ArgumentError(f"{name}={number} is not allowed: it must be at least {least}.")
     return number

@@ -86,6 +86,7 @@ def select(
     ArgumentError
         If a name is not known, or if two arrays would have the same name.
     """
+    _check_pack(pack)
     packs = tuple((name, _names(f"pack[{name!r}]", members, known)) for name, members in (pack or {}).items())
     packed = {member for _, members in packs for member in members}
     chosen = tuple(known) if columns is None else _names("columns", columns, known)
@@ -103,8 +104,13 @@ def select(
     return Selection(single, packs, _names("dropna", dropna, selection.names))
 
 
-def _names(argument: str, given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+def _check_pack(pack: object) -> None:
+    if pack is not None and not (isinstance(pack, Mapping) and all(isinstance(name, str) for name in pack)):
+        raise ArgumentTypeError(f"pack={pack!r} is not allowed: pass a mapping of names to lists of column names.")
+
+
+def _names(argument: str, given: Any, known: Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(given, Sequence) or isinstance(given, str) or not all(isinstance(name, str) for name in given):
         raise ArgumentTypeError(f"{argument}={given!r} is not allowed: pass a list of column names.")
     if not given and argument.startswith("pack"):
         raise ArgumentError(f"{argument} is empty: name at least one column.")

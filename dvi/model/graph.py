@@ -17,7 +17,7 @@ from pytensor.graph.replace import graph_replace
 from pytensor.graph.traversal import explicit_graph_inputs, graph_inputs
 from pytensor.tensor.type import TensorType
 
-from dvi.errors import ArgumentError, ModelError
+from dvi.errors import ArgumentError, ArgumentTypeError, ModelError
 from dvi.model.batch import Batch, binding, bound_variables
 from dvi.model.compile import Program
 from dvi.model.layout import Entry, Layout
@@ -159,6 +159,8 @@ def layout_of(model: pm.Model) -> Layout:
 
 
 def _check_free_variables(model: pm.Model) -> None:
+    if not isinstance(model, pm.Model):
+        raise ArgumentTypeError(f"model={model!r} is of type {type(model).__name__}; give a pm.Model")
     if not model.free_RVs:
         raise ModelError("the model has no free variables; add at least one continuous random variable to infer")
     discrete = [rv.name for rv in model.free_RVs if rv.dtype not in continuous_types]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dvi.approximation import Approximation
-from dvi.errors import ArgumentError, ArgumentTypeError
+from dvi.errors import ArgumentError
 from dvi.model.layout import Layout
 from dvi.persistence.places import check_free, label_of, place_of
 from dvi.persistence.publishing import put
@@ -115,8 +115,6 @@ def check_model(model: pm.Model, layout: Layout, label: str) -> None:
     """
     from dvi.model.graph import layout_of
 
-    if not hasattr(model, "free_RVs"):
-        raise ArgumentTypeError(f"model={model!r} is of type {type(model).__name__}; give a pm.Model")
     difference = layout_of(model).difference(layout)
     if difference is not None:
         raise ArgumentError(f"model is not the one that {label} was fitted to: {difference}. Give that one, or none.")

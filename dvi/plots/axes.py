@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from dvi.errors import ArgumentError, DviError
+from dvi.errors import ArgumentError, ArgumentTypeError, DviError
+
+
+def check_shown(name: str, value: object, attribute: str, what: str) -> None:
+    """Refuse what is not of the kind that a plot shows, told by an attribute."""
+    if not hasattr(value, attribute):
+        raise ArgumentTypeError(f"{name}={value!r} is of type {type(value).__name__}; give {what}")
 
 
 def axes_for(ax: Any, n: int = 1, size: tuple[float, float] | None = None) -> list[Any]:
@@ -21,6 +27,8 @@ def axes_for(ax: Any, n: int = 1, size: tuple[float, float] | None = None) -> li
     if ax is None:
         return list(_pyplot().figure(layout="constrained", figsize=size).subplots(1, n, squeeze=False)[0])
     given = list(ax.flat) if hasattr(ax, "flat") else list(ax) if isinstance(ax, list | tuple) else [ax]
+    for axis in given:
+        check_shown("ax", axis, "plot", "axes of matplotlib")
     if len(given) != n:
         raise ArgumentError(f"ax has {len(given)} axes and the plot has {n} panels; give {n}, or leave ax out")
     return given

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvi.plots.axes import axes_for, foreground
+from dvi.plots.axes import axes_for, check_shown, foreground
 
 if TYPE_CHECKING:
     from dvi.diagnostics import Diagnosis
@@ -45,6 +45,7 @@ def plot_diagnosis(diagnosis: Diagnosis, ax: Any = None) -> Any:
     >>> left.get_ylabel()
     'weight, of an equal share'
     """
+    check_shown("diagnosis", diagnosis, "numbers", "what dvi.diagnose returns")
     left, right = axes_for(ax, 2, (11.0, 4.0))
     _draw_weights(left, diagnosis)
     draw_elements(right, diagnosis)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dvi.errors import ArgumentError, ArgumentTypeError
-from dvi.plots.axes import axes_for, foreground
+from dvi.plots.axes import axes_for, check_shown, foreground
 
 if TYPE_CHECKING:
     from dvi.approximation import Approximation
@@ -56,6 +56,7 @@ def plot_elbo(approx: Approximation, ax: Any = None, *, smooth: int | None = Non
     >>> dvi.plot_elbo(approx).get_xlabel()
     'step'
     """
+    check_shown("approx", approx, "hist", "an approximation, as dvi.fit returns")
     values, name = _history(approx)
     window = _checked_window(smooth, len(values))
     (axis,) = axes_for(ax)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dvi.errors import ArgumentError
-from dvi.plots.axes import axes_for, foreground
+from dvi.plots.axes import axes_for, check_shown, foreground
 
 if TYPE_CHECKING:
     from dvi.approximation import Approximation
@@ -49,6 +49,7 @@ def plot_throughput(approx: Approximation, ax: Any = None) -> Any:
     >>> dvi.plot_throughput(approx).get_ylabel()
     'rows per second'
     """
+    check_shown("approx", approx, "run", "an approximation, as dvi.fit returns")
     courses = timed_courses(approx.run)
     if not courses:
         raise ArgumentError("no fit of two blocks of steps or more was recorded; fit longer than a second")

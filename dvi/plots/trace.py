@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dvi.errors import ArgumentError
-from dvi.plots.axes import axes_for
+from dvi.plots.axes import axes_for, check_shown
 
 if TYPE_CHECKING:
     from dvi.callbacks import Tracker
@@ -65,6 +65,7 @@ def plot_trace(
     >>> [line.get_label() for line in axis.lines]
     ['mu[0]', 'mu[1]']
     """
+    check_shown("tracker", tracker, "hist", "a dvi.callbacks.Tracker")
     lines = _kept(tracker, mean)
     halves = _kept(tracker, std) if std is not None and std in tracker.hist else None
     if halves is not None and halves.shape != lines.shape:

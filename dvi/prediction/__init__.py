@@ -206,8 +206,6 @@ def _model_of(approx: Approximation, model: pm.Model | None) -> pm.Model:
                 "to dvi.load"
             )
         return approx.model
-    if not hasattr(model, "free_RVs"):
-        raise ArgumentTypeError(f"model={model!r} is of type {type(model).__name__}; give a pm.Model")
     difference = layout_of(model).difference(approx.layout)
     if difference is not None:
         raise ArgumentError(f"model is not the one that approx was fitted to: {difference}; give that one")

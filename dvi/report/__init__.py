@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dvi.errors import StoreError
+from dvi.errors import ArgumentTypeError, StoreError
 from dvi.report.contents import contents_of
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def write_report(approx: Approximation, path: Any) -> Path:
     ...     path.read_text("utf-8")[:15]
     '<!DOCTYPE html>'
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentTypeError(f"path={path!r} is of type {type(path).__name__}; give the name of a file")
     target, text = Path(path).absolute(), page(approx)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from dvi.errors import ArgumentError
+from dvi.errors import ArgumentError, ArgumentTypeError
 
 _CHECKED = ConfigDict(extra="forbid", strict=True)
 _MOST_DENSITIES = 100_000_000  # held-out rows times draws: 800 MB
@@ -240,6 +240,8 @@ def read_config(config: str | os.PathLike[str] | Mapping[str, Any]) -> Config:
 
 
 def _parsed(path: str | os.PathLike[str]) -> dict[str, Any]:
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentTypeError(f"config={path!r} is of type {type(path).__name__}; give a path or a mapping")
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

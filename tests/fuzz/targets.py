@@ -9,7 +9,7 @@ import string
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +30,7 @@ from dvi.model.batch import binding
 from dvi.model.layout import Entry, Layout, Transform
 from dvi.model.reference import model_from
 from dvi.settings import RUN, make_settings
+from tests.fuzz.calls import CALLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,21 @@ def command(arguments: list[str]) -> None:
     assert found.exit_code in {0, 1, 2}, found.exit_code
 
 
+def call(arguments: tuple[str, Any, Any]) -> None:
+    """A public name, called in a folder of its own."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    name, one, other = arguments
+    with tempfile.TemporaryDirectory(prefix="dvi-fuzz-") as folder, chdir(folder):
+        CALLS[name](approximation(), one, other)
+
+
+@lru_cache(maxsize=1)
+def approximation() -> Approximation:
+    return dvi.load(saved())
+
+
 def batch(arguments: tuple[Any, Any, Any]) -> None:
     array, batch_size, dtype = arguments
     dvi.Minibatch(array, batch_size=batch_size, dtype=dtype)
@@ -226,6 +242,7 @@ TARGETS: dict[str, Target] = {
     "optimizers": Target(records(optimizers.OPTIMIZERS, st.one_of(numbers, rates)), optimizers.from_json),
     "schedules": Target(rates, schedules.from_json),
     "references": Target(words, model_from),
+    "calls": Target(st.tuples(st.sampled_from(sorted(CALLS)), anything, anything), call),
     "minibatch": Target(st.tuples(arrays, anything, anything), batch),
     "load": Target(damages, load_damaged),
     "zarr": Target(damages, stream_damaged),
