@@ -53,7 +53,7 @@ def fit(n: int | None = 10_000, method: Any = "advi", model: pm.Model | None = N
         ``total_grad_norm_constraint`` : float, optional. Longest gradient used as it is. Clipping biases posteriors.
         ``on_nonfinite`` : ``"raise"``, or ``"skip"`` to leave the parameters as they are at a step at which the log
         density or its gradient is not finite; its loss is NaN. A fit that skips half of 100 steps ends with the error.
-        ``cache_bytes`` : int, decoded chunks that each process keeps between epochs: 256 MiB by default, and in a Dask
+        ``cache_bytes`` : int, rows that each process keeps between epochs, in bytes: 256 MiB by default, and in a Dask
         worker at most an eighth of its memory.
         ``callbacks`` : list of ``f(approx, losses, i)``, each called after every step, or every ``f.every`` steps
         where it has that attribute. ``StopIteration`` ends the fit.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 # The purposes a key can have. Their positions are part of the recorded results: append, never reorder.
-_PURPOSES = ("chunks", "rows", "noise", "sample", "ingest", "start", "map", "jitter")
+_PURPOSES = ("chunks", "rows", "noise", "sample", "ingest", "start", "map", "jitter", "epoch")
 
 
 def keyed_generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
@@ -20,7 +20,7 @@ def keyed_generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
         Seed of the run, not negative.
     purpose : str
         What the numbers are for: one of ``chunks``, ``rows``, ``noise``, ``sample``, ``ingest``, ``start``, ``map``,
-        ``jitter``.
+        ``jitter``, ``epoch``.
     *key : int
         Coordinates such as step, lane or epoch, not negative.
 

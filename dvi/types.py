@@ -5,6 +5,7 @@ Shapes: ``S`` draws, ``d`` unconstrained dimensions of the model, ``p`` variatio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,6 +15,18 @@ from numpy.typing import NDArray
 
 type FloatArray = NDArray[np.float64]
 type AnyArray = NDArray[Any]
+
+
+def all_finite(values: FloatArray) -> bool:
+    """Whether no element is infinite or NaN. A sum tells in one pass, but for finite elements whose sum overflows.
+
+    Examples
+    --------
+    >>> all_finite(np.array([1.0, np.inf, -np.inf])), all_finite(np.array([1e308, 1e308]))
+    (False, True)
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(np.add.reduce(values, axis=None)) or bool(np.isfinite(values).all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,40 +47,6 @@ class Evaluation:
 
     def __add__(self, other: Evaluation) -> Evaluation:
         return Evaluation(self.loglik + other.loglik, self.score + other.score, self.n_rows + other.n_rows)
-
-
-NOWHERE: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows of every array of a source: those at some places, or all of them.
-
-    Parameters
-    ----------
-    arrays : tuple of array
-    places : array of int64, shape (n_rows,)
-        Rows to gather; ``NOWHERE`` for all rows of the arrays as they lie.
-    buffers : tuple of array
-        Memory for gathered rows, for at least as many as are evaluated at once.
-    """
-
-    arrays: tuple[AnyArray, ...]
-    places: NDArray[np.int64]
-    buffers: tuple[AnyArray, ...]
-
-    def __len__(self) -> int:
-        return len(self.places) or len(self.arrays[0])
-
-    def block(self, start: int, stop: int) -> tuple[AnyArray, ...]:
-        """Some of the rows, C-contiguous; gathered rows are good until the buffers are used again."""
-        if not len(self.places):
-            return tuple(array[start:stop] for array in self.arrays)
-        # Places are in range by construction; the mode that checks them buffers its output.
-        return tuple(
-            array.take(self.places[start:stop], axis=0, out=buffer[: stop - start], mode="clip")
-            for array, buffer in zip(self.arrays, self.buffers, strict=True)
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """Which rows each step reads: a pure function of (seed, layout, lanes). No state and no input or output.
 
-Lanes own chunks, strided. In every epoch a lane visits each of its rows once: its chunks in random order, grouped into
-pools of a few chunks, the rows of a pool permuted. Batches are cut from the endless sequence of epochs, so a batch may
-span two pools. The sum over the rows of a lane is weighted by ``N_l / b_l``: the stratified estimator, unbiased for any
-chunk lengths.
+Lanes own chunks, strided. The chunks of a lane are put in random order and grouped into pools of a few, and the rows of
+a pool are permuted, once for the whole run: so a pool that stays in memory lies there as it is visited, and every piece
+of it is contiguous. In every epoch a lane visits each of its rows once: its pools in random order, each from a random
+row on and round to that row again. Batches are cut from the endless sequence of epochs, so a batch may span two pools.
+The sum over the rows of a lane is weighted by ``N_l / b_l``: the stratified estimator, unbiased for any chunk lengths.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +27,21 @@ POOL_BYTES = 64_000_000
 BLOCK_BYTES = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Rows ``start`` to ``stop`` of one permuted pool."""
+class Segment(NamedTuple):
+    """Rows ``start`` to ``stop`` of a permuted pool, and the pool that is visited after it."""
 
-    epoch: int
     pool: int
     start: int
     stop: int
+    following: int
+
+
+class _Epoch(NamedTuple):
+    """The visits of one epoch of a lane."""
+
+    pools: list[int]
+    firsts: list[int]  # row of each pool that is visited first
+    ends: list[int]  # rows visited before each of them, and after the last
 
 
 def default_lanes(n_chunks: int, batch_size: int) -> int:
@@ -176,79 +184,87 @@ class Plan:
         return np.arange(lane, self.n_chunks, self.lanes)
 
     @cached_property
-    def _epoch(self) -> Callable[[int, int], tuple[NDArray[np.int64], list[int]]]:
-        return lru_cache(maxsize=4 * self.lanes)(self._plan_epoch)
-
-    @cached_property
     def _lane_sizes(self) -> list[tuple[int, int]]:
         """Rows and rows of a step of each lane, as Python's integers, which are quicker one at a time."""
         return list(zip(self.lane_rows.tolist(), self.lane_batch.tolist(), strict=True))
 
-    def _plan_epoch(self, lane: int, epoch: int) -> tuple[NDArray[np.int64], list[int]]:
-        """Chunk order of one epoch, and the row offsets at which its pools start, with the end appended."""
-        chunks, size = self.chunks(lane), self._pool_size(lane)
-        if self.shuffled(lane) and len(chunks) > size:
-            chunks = keyed_generator(self.seed, "chunks", lane, epoch).permutation(chunks)
-        lengths = self.starts[chunks + 1] - self.starts[chunks]
-        ends = np.append(0, np.cumsum(lengths))
-        return chunks, [*ends[:-1:size].tolist(), int(ends[-1])]
+    @cached_property
+    def _pools(self) -> Callable[[int], tuple[list[NDArray[np.int64]], list[int]]]:
+        return lru_cache(maxsize=None)(self._plan_pools)
 
-    def _pool_size(self, lane: int) -> int:
+    def _plan_pools(self, lane: int) -> tuple[list[NDArray[np.int64]], list[int]]:
+        """Chunks of each pool of a lane, and how many rows those have."""
+        chunks, size = self.chunks(lane), self._pool_chunks(lane)
+        if self.shuffled(lane) and len(chunks) > size:
+            chunks = keyed_generator(self.seed, "chunks", lane).permutation(chunks)
+        pools = [chunks[start : start + size] for start in range(0, len(chunks), size)]
+        return pools, [int((self.starts[pool + 1] - self.starts[pool]).sum()) for pool in pools]
+
+    @cached_property
+    def _epoch(self) -> Callable[[int, int], _Epoch]:
+        return lru_cache(maxsize=4 * self.lanes)(self._plan_epoch)
+
+    def _plan_epoch(self, lane: int, epoch: int) -> _Epoch:
+        sizes = np.array(self._pools(lane)[1])
+        order, firsts = np.arange(len(sizes)), np.zeros_like(sizes)
+        if self.shuffled(lane):
+            generator = keyed_generator(self.seed, "epoch", lane, epoch)
+            order = generator.permutation(order)
+            firsts = generator.integers(sizes[order])
+        return _Epoch(order.tolist(), firsts.tolist(), [0, *np.cumsum(sizes[order]).tolist()])
+
+    def _pool_chunks(self, lane: int) -> int:
         """Chunks of a pool: one where rows stay in order, so that nothing has to be copied."""
         return self.pool_chunks if self.shuffled(lane) else 1
 
     def n_pools(self, lane: int) -> int:
         """Pools that a lane reads in one epoch."""
-        return -(-len(self.chunks(lane)) // self._pool_size(lane))
+        return len(self._pools(lane)[0])
 
     def most_pool_rows(self, lane: int) -> int:
-        """Rows of the largest pool that a lane may load."""
-        lengths = np.sort(np.diff(self.starts)[self.chunks(lane)])
-        return int(lengths[-self._pool_size(lane) :].sum())
+        """Rows of the largest pool of a lane."""
+        return max(self._pools(lane)[1])
 
-    def pool_key(self, lane: int, epoch: int, pool: int) -> tuple[int, int]:
-        """What identifies the content of a pool: pools that are never permuted are the same in all epochs."""
-        return (epoch, pool) if self.shuffled(lane) else (0, pool)
+    def pool_rows(self, lane: int, pool: int) -> int:
+        """How many rows a pool has."""
+        return self._pools(lane)[1][pool]
 
-    def members(self, lane: int, epoch: int, pool: int) -> NDArray[np.int64]:
+    def members(self, lane: int, pool: int) -> NDArray[np.int64]:
         """Chunks of one pool."""
-        size = self._pool_size(lane)
-        return self._epoch(lane, epoch)[0][pool * size : (pool + 1) * size]
+        return self._pools(lane)[0][pool]
 
-    def order(self, lane: int, epoch: int, pool: int) -> NDArray[np.int64]:
+    def order(self, lane: int, pool: int) -> NDArray[np.int64]:
         """Positions in the concatenated chunks of a pool in the order of visits."""
-        offsets = self._epoch(lane, epoch)[1]
-        n_rows = offsets[pool + 1] - offsets[pool]
+        n_rows = self.pool_rows(lane, pool)
         if not self.shuffled(lane):
             return np.arange(n_rows)
-        return keyed_generator(self.seed, "rows", lane, epoch, pool).permutation(n_rows)
+        return keyed_generator(self.seed, "rows", lane, pool).permutation(n_rows)
 
-    def segments(self, step: int, lane: int) -> tuple[Segment, ...]:
+    def segments(self, step: int, lane: int) -> list[Segment]:
         """Contiguous pieces of permuted pools that make up the batch of ``(step, lane)``, in order."""
         n_rows, batch = self._lane_sizes[lane]
+        if batch == n_rows:
+            step = 0  # all rows, the same at every step
         position, end = step * batch, (step + 1) * batch
         found = []
         while position < end:
-            epoch, offset = divmod(position, n_rows)
-            offsets = self._epoch(lane, epoch if batch < n_rows else 0)[1]
-            pool = bisect_right(offsets, offset) - 1
-            start = offset - offsets[pool]
-            stop = min(start + end - position, offsets[pool + 1] - offsets[pool])
-            found.append(Segment(epoch, pool, start, stop))
-            position += stop - start
-        return tuple(found)
-
-    def following(self, lane: int, epoch: int, pool: int) -> tuple[int, int]:
-        """``(epoch, pool)`` of the pool that comes after another."""
-        return (epoch, pool + 1) if pool + 1 < self.n_pools(lane) else (epoch + 1, 0)
-
-    def pool_rows(self, lane: int, epoch: int, pool: int) -> NDArray[np.int64]:
-        """Row numbers of a pool in the order in which they are visited."""
-        chunks = self.members(lane, epoch, pool)
-        rows = np.concatenate([np.arange(self.starts[c], self.starts[c + 1]) for c in chunks])
-        return rows[self.order(lane, epoch, pool)]
+            number, offset = divmod(position, n_rows)
+            epoch = self._epoch(lane, number)
+            visit = bisect_right(epoch.ends, offset) - 1
+            pool, size = epoch.pools[visit], epoch.ends[visit + 1] - epoch.ends[visit]
+            start = (epoch.firsts[visit] + offset - epoch.ends[visit]) % size
+            n = min(end - position, epoch.ends[visit + 1] - offset, size - start)
+            last = visit + 1 == len(epoch.pools)
+            following = self._epoch(lane, number + 1).pools[0] if last else epoch.pools[visit + 1]
+            found.append(Segment(pool, start, start + n, following))
+            position += n
+        return found
 
     def rows(self, step: int, lane: int) -> NDArray[np.int64]:
         """Row numbers of the batch of ``(step, lane)``, in the order in which they are evaluated."""
-        pieces = (self.pool_rows(lane, s.epoch, s.pool)[s.start : s.stop] for s in self.segments(step, lane))
-        return np.concatenate(list(pieces))
+        return np.concatenate([self._visits(lane, s.pool)[s.start : s.stop] for s in self.segments(step, lane)])
+
+    def _visits(self, lane: int, pool: int) -> NDArray[np.int64]:
+        """Row numbers of a pool in the order in which they are visited."""
+        rows = np.concatenate([np.arange(self.starts[c], self.starts[c + 1]) for c in self.members(lane, pool)])
+        return rows[self.order(lane, pool)]

@@ -22,7 +22,7 @@ from dvi.execution.nonfinite import explanation, first_bad
 from dvi.model.compile import CompiledKernel, Program, compile_kernel
 from dvi.model.graph import DataTerm
 from dvi.model.layout import Layout
-from dvi.types import NOWHERE, Evaluation, FloatArray, Round, Rows
+from dvi.types import Evaluation, FloatArray, Round, all_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class Problem:
     lenient : bool
         Return what is not finite, for the training to skip, in place of an error that explains it.
     cache_bytes : int, optional
-        Decoded chunks that a process keeps between epochs, where that is not left to where it runs.
+        Rows that a process keeps between epochs, where that is not left to where it runs.
     """
 
     terms: tuple[LaneTerm, ...]
@@ -145,7 +145,7 @@ class LaneEvaluator:
     threads : int
         Threads that read ahead.
     cache_bytes : int
-        Decoded chunks that are kept between epochs, if the problem does not say.
+        Rows that are kept between epochs, if the problem does not say.
     """
 
     def __init__(self, problem: Problem, threads: int = 1, cache_bytes: int = CACHE_BYTES) -> None:
@@ -160,10 +160,10 @@ class LaneEvaluator:
     def evaluate(self, leaf: int, round: Round) -> Evaluation:
         """Weighted sums of log likelihood and score over the rows of one leaf at one step; 0 at draws of others."""
         place = self.leaves[leaf]
+        if self.problem.blocks == 1:
+            return self._evaluate(place, round)
         part = self.problem.part(place, len(round.Z))
         found = self._evaluate(place, Round(round.step, round.Z[part]))
-        if self.problem.blocks == 1:
-            return found
         loglik, score = np.zeros(len(round.Z)), np.zeros(round.Z.shape)
         loglik[part], score[part] = found.loglik, found.score
         return Evaluation(loglik, score, found.n_rows if place.block == 0 else 0)
@@ -174,7 +174,7 @@ class LaneEvaluator:
         term, lane, _ = place
         loglik, score = np.zeros(len(round.Z)), np.zeros(round.Z.shape)
         n_rows = self._add(term, lane, round, loglik, score)
-        if not (self.problem.lenient or (np.isfinite(loglik).all() and np.isfinite(score).all())):
+        if not (self.problem.lenient or (all_finite(loglik) and all_finite(score))):
             raise NonFiniteError(self._explain(term, lane, round))
         weight = self.problem.terms[term].plan.weight(lane)
         loglik *= weight
@@ -185,14 +185,10 @@ class LaneEvaluator:
         """Add log likelihood and score over the rows of a lane, and return how many rows there are."""
         planned, kernel, n_rows = self.problem.terms[term], self._kernels[term], 0
         size = planned.plan.block_rows
-        for rows in self._streams[term].rows(round.step, lane):
-            n_rows += len(rows)
-            if not planned.picks.axes:
-                kernel.add(round.Z, loglik, score, rows, size)
-                continue
-            for start in range(0, len(rows), size):
-                picked = planned.picked(rows.block(start, min(start + size, len(rows))), round.step)
-                kernel.add(round.Z, loglik, score, Rows(picked, NOWHERE, picked), size)
+        whole = not planned.picks.axes
+        for rows in self._streams[term].rows(round.step, lane) if whole else self._blocks(term, lane, round.step):
+            n_rows += len(rows[0])
+            kernel.add(round.Z, loglik, score, rows, size)
         return n_rows
 
     def _blocks(self, term: int, lane: int, step: int) -> Iterator[Block]:

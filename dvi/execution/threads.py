@@ -23,7 +23,7 @@ class ThreadsExecutor:
     threads : int
         Threads that run kernels. As many read ahead.
     cache_bytes : int
-        Decoded chunks that are kept between epochs, if the problem does not say.
+        Rows that are kept between epochs, if the problem does not say.
     """
 
     def __init__(self, problem: Problem, threads: int, cache_bytes: int = CACHE_BYTES) -> None:

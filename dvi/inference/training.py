@@ -17,7 +17,7 @@ from dvi.inference.norms import total_norm_constraint
 from dvi.inference.optimizers import learning_rate_of
 from dvi.inference.schedules import ObservingSchedule, observe, start_rate
 from dvi.randomness import keyed_generator
-from dvi.types import Family, FloatArray, Kernel, Objective, Optimizer, Round, State, StepInfo, Work
+from dvi.types import Family, FloatArray, Kernel, Objective, Optimizer, Round, State, StepInfo, Work, all_finite
 
 _NOISE_SIZE = 2**16  # normal numbers drawn at once
 _NOISE_STEPS = 64
@@ -112,7 +112,7 @@ class VariationalTraining:
         results = [] if work is None else (yield work)
         with np.errstate(over="ignore", invalid="ignore"):
             value, gradient = self.objective.gradient(self.family, state.theta, eps, logp, score, results)
-            finite = _finite(value, gradient)
+            finite = math.isfinite(value) and all_finite(gradient)
         if not finite:
             self._refuse(state, value)
             return replace(state, step=state.step + 1), StepInfo(math.nan, evaluation.n_rows)
@@ -154,11 +154,6 @@ class VariationalTraining:
         """How far the mean ``(d,)`` has moved between the average before the tail and that over it."""
         before = self.averaging.earlier(state.theta, state.average)
         return self.family.mean(self.result(state)) - self.family.mean(before)
-
-
-def _finite(value: float, gradient: FloatArray) -> bool:
-    """Whether a step can be done. The sum of a gradient tells in one pass, but for sums that overflow."""
-    return math.isfinite(value) and bool(math.isfinite(np.add.reduce(gradient)) or np.isfinite(gradient).all())
 
 
 @lru_cache(maxsize=4)

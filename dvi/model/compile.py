@@ -17,7 +17,7 @@ from pytensor.graph.rewriting.db import RewriteDatabaseQuery
 
 from dvi.model import kernel_cache
 from dvi.model.rewrites import FOR_FUSION
-from dvi.types import NOWHERE, AnyArray, FloatArray, Rows
+from dvi.types import AnyArray, FloatArray
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +63,16 @@ class CompiledKernel:
     def __call__(self, Z: FloatArray, *blocks: AnyArray) -> tuple[FloatArray, FloatArray]:
         values, gradients = np.zeros(len(Z)), np.zeros(Z.shape)
         if blocks:
-            self.add(Z, values, gradients, Rows(blocks, NOWHERE, blocks), len(blocks[0]))
+            self.add(Z, values, gradients, blocks, len(blocks[0]))
         else:
             self.function(Z, values, gradients, *self.constants)
         return values, gradients
 
-    def add(self, Z: FloatArray, values: FloatArray, gradients: FloatArray, rows: Rows, size: int) -> None:
+    def add(
+        self, Z: FloatArray, values: FloatArray, gradients: FloatArray, rows: tuple[AnyArray, ...], size: int
+    ) -> None:
         """Add value and gradient over some rows, ``size`` of them at a time."""
-        self.function(Z, values, gradients, size, rows.places, *rows.arrays, *rows.buffers, *self.constants)
+        self.function(Z, values, gradients, size, *rows, *self.constants)
 
 
 def compile_kernel(program: Program, example: tuple[AnyArray, ...] = ()) -> CompiledKernel:
@@ -115,7 +117,7 @@ def _build(program: Program) -> CompiledKernel:
 
 def _arguments(program: Program, kernel: CompiledKernel, example: tuple[AnyArray, ...]) -> tuple[AnyArray, ...]:
     Z = np.zeros((1, program.z.type.shape[0]))
-    rows: tuple[Any, ...] = (2, NOWHERE, *example, *example) if program.blocks else ()
+    rows: tuple[Any, ...] = (2, *example) if program.blocks else ()
     return (Z, np.zeros(1), np.zeros_like(Z), *rows, *kernel.constants)
 
 

@@ -69,18 +69,11 @@ class _KernelLocator(_CacheLocator):
 CacheImpl._locator_classes.insert(0, _KernelLocator)  # type: ignore[arg-type]
 
 
-# What is called: over blocks of rows that fit the cache, then over draws, so that a block is hot for all of them. Rows
-# that are gathered go to buffers first.
+# What is called: over blocks of rows that fit the cache, then over draws, so that a block is hot for all of them.
 _OVER_ROWS = """
-def kernel(Z, values, gradients, size, places, {arrays}, {buffers}, {constants}):
-    gathers = places.shape[0] > 0
-    n_rows = places.shape[0] if gathers else x0.shape[0]
-    for start in range(0, n_rows, size):
-        stop = min(start + size, n_rows)
-        if gathers:
-            {gathered}
-        else:
-            {sliced}
+def kernel(Z, values, gradients, size, {arrays}, {constants}):
+    for start in range(0, x0.shape[0], size):
+        {sliced}
         for s in range(Z.shape[0]):
             value, gradient = inner(Z[s], {rows}, {constants})
             values[s] += value.item()
@@ -106,30 +99,18 @@ def _loop(n_blocks: int, n_constants: int) -> str:
         return _OVER_DRAWS.format(constants=constants)
     return _OVER_ROWS.format(
         arrays=each("x{i}", n_blocks),
-        buffers=each("b{i}", n_blocks),
-        gathered=each("r{i} = gather(x{i}, places, start, stop, b{i})", n_blocks, "; "),
-        sliced=each("r{i} = x{i}[start:stop]", n_blocks, "; "),
+        sliced=each("r{i} = x{i}[start : start + size]", n_blocks, "; "),
         rows=each("r{i}", n_blocks),
         constants=constants,
     )
-
-
-def _gather(array: Any, places: Any, start: int, stop: int, buffer: Any) -> Any:
-    """Rows of an array at ``places[start:stop]``, in the first rows of a buffer."""
-    flat, out = array.reshape((array.shape[0], -1)), buffer.reshape((buffer.shape[0], -1))
-    for i in range(start, stop):
-        row = places[i]
-        for j in range(flat.shape[1]):
-            out[i - start, j] = flat[row, j]
-    return buffer[: stop - start]
 
 
 class KernelLinker(NumbaLinker):  # type: ignore[misc]
     """PyTensor's numba linker, whose outermost function goes through rows and draws.
 
     From ``(z (d,), *blocks, *constants)`` to a value and a gradient it makes ``(Z (S, d), values (S,),
-    gradients (S, d), size, places, *arrays, *buffers, *constants)``, which adds to values and gradients; without
-    blocks, ``(Z, values, gradients, *constants)``, which sets them. It is compiled to release the GIL and kept in the
+    gradients (S, d), size, *arrays, *constants)``, which adds to values and gradients; without blocks, ``(Z, values,
+    gradients, *constants)``, which sets them. It is compiled to release the GIL and kept in the
     folder of kernels.
 
     Parameters
@@ -144,11 +125,11 @@ class KernelLinker(NumbaLinker):  # type: ignore[misc]
 
     def jit_compile(self, fn_and_cache: Any) -> Any:
         fn, key = fn_and_cache
-        names = {"__name__": __name__, "inner": numba_njit(fn.py_func), "gather": numba_njit(_gather)}
+        names = {"__name__": __name__, "inner": numba_njit(fn.py_func)}
         exec(_loop(self.n_blocks, len(self.fgraph.inputs) - 1 - self.n_blocks), names)
         loop = names["kernel"]
         if key is not None:
-            _kernel_keys[loop] = f"{key}-rows{self.n_blocks}"
+            _kernel_keys[loop] = f"{key}-blocks{self.n_blocks}"
         return numba_njit(loop, final_function=True, nogil=True, cache=key is not None)
 
 

@@ -61,6 +61,20 @@ def test_kept_chunks_are_read_once_and_give_the_same_rows(batch_size: int) -> No
         np.testing.assert_array_equal(np.concatenate(found["kept"]), np.concatenate(found[other]))
 
 
+def test_a_part_of_the_pools_is_kept_where_the_budget_is_short() -> None:
+    layout = plan(8, lanes=1)
+    counted = Counted(Source(("x",), (reader(DATA),), STARTS))
+    budget = Budget(25 * 16)
+    with ThreadPoolExecutor(1) as background:
+        stream = Stream(counted, layout, background, budget)
+        found = np.concatenate(visited(stream, layout, 40))
+    np.testing.assert_array_equal(found, DATA[np.concatenate([layout.rows(step, 0) for step in range(40)])])
+    reads = sorted(counted.reads.count(chunk) for chunk in range(4))
+    assert reads[0] == 1
+    assert reads[-1] > 3
+    assert budget.left >= 0
+
+
 def test_arrays_in_memory_are_not_copied_where_every_step_takes_all_rows() -> None:
     layout = plan(40)
     source = Source(("x",), (reader(DATA),), STARTS)
