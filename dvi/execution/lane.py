@@ -159,27 +159,26 @@ class LaneEvaluator:
 
     def evaluate(self, leaf: int, round: Round) -> Evaluation:
         """Weighted sums of log likelihood and score over the rows of one leaf at one step; 0 at draws of others."""
-        place = self.leaves[leaf]
-        if self.problem.blocks == 1:
-            return self._evaluate(place, round)
-        part = self.problem.part(place, len(round.Z))
-        found = self._evaluate(place, Round(round.step, round.Z[part]))
         loglik, score = np.zeros(len(round.Z)), np.zeros(round.Z.shape)
-        loglik[part], score[part] = found.loglik, found.score
-        return Evaluation(loglik, score, found.n_rows if place.block == 0 else 0)
+        return Evaluation(loglik, score, self.add(leaf, round, loglik, score))
 
-    def _evaluate(self, place: Leaf, round: Round) -> Evaluation:
-        if self._prior is not None and place.term == PRIOR:
-            return Evaluation(*self._prior(round.Z), 0)
-        term, lane, _ = place
-        loglik, score = np.zeros(len(round.Z)), np.zeros(round.Z.shape)
-        n_rows = self._add(term, lane, round, loglik, score)
+    def add(self, leaf: int, round: Round, loglik: FloatArray, score: FloatArray) -> int:
+        """Put the sums of a leaf into zeros ``(S,)`` and ``(S, d)``, and return how many rows were read."""
+        term, lane, block = self.leaves[leaf]
+        asked = round
+        if self.problem.blocks > 1:
+            part = self.problem.part(self.leaves[leaf], len(round.Z))
+            asked, loglik, score = Round(round.step, round.Z[part]), loglik[part], score[part]
+        if self._prior is not None and term == PRIOR:
+            loglik[:], score[:] = self._prior(asked.Z)
+            return 0
+        n_rows = self._add(term, lane, asked, loglik, score)
         if not (self.problem.lenient or (all_finite(loglik) and all_finite(score))):
-            raise NonFiniteError(self._explain(term, lane, round))
+            raise NonFiniteError(self._explain(term, lane, asked))
         weight = self.problem.terms[term].plan.weight(lane)
         loglik *= weight
         score *= weight
-        return Evaluation(loglik, score, n_rows)
+        return n_rows if block == 0 else 0
 
     def _add(self, term: int, lane: int, round: Round, loglik: FloatArray, score: FloatArray) -> int:
         """Add log likelihood and score over the rows of a lane, and return how many rows there are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from dvi.data.resident import CACHE_BYTES
 from dvi.execution.lane import PRIOR, LaneEvaluator, Problem
-from dvi.execution.tree import Node, assign, combine, height
+from dvi.execution.tree import Node, add_up, assign, height, subtrees
 from dvi.types import Evaluation, Report, Round, State, StepInfo, Training, Work
 
 
@@ -31,6 +32,7 @@ class ThreadsExecutor:
         self._n_leaves = len(problem.leaves)
         self._threads = max(1, threads)
         self._evaluator = LaneEvaluator(problem, self._threads, cache_bytes)
+        self._share = lru_cache(maxsize=8)(self._split)
         self._limits = threadpool_limits(limits=1)  # OpenBLAS splits its sums by its thread count
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="dvi-lane") if self._threads > 1 else None
 
@@ -42,6 +44,8 @@ class ThreadsExecutor:
         """Log likelihood and score of the rows of one step, summed over lanes by the fixed tree."""
         if self._n_leaves == 0:
             return self.problem.empty(round)
+        if self._n_leaves == 1:
+            return self._evaluator.evaluate(0, round)
         return self.partial(round, range(self._n_leaves))[height(self._n_leaves), 0]
 
     def check(self, round: Round, leaves: range | None = None) -> None:
@@ -60,18 +64,24 @@ class ThreadsExecutor:
 
     def partial(self, round: Round, leaves: range) -> dict[Node, Evaluation]:
         """The complete subtrees of some leaves."""
-        if self._pool is None or len(leaves) < 2:
-            nodes = {(0, i): self._evaluator.evaluate(i, round) for i in leaves}
-        else:
-            runs = [leaves[r.start : r.stop] for r in assign(len(leaves), [1] * self._threads) if len(r)]
-            rest = [self._pool.submit(self._run, round, run) for run in runs[1:]]
-            nodes = self._run(round, runs[0])
-            for future in rest:
-                nodes |= future.result()
-        return combine(nodes, self._n_leaves)
+        loglik, score = np.zeros((len(leaves), len(round.Z))), np.zeros((len(leaves), *round.Z.shape))
 
-    def _run(self, round: Round, leaves: range) -> dict[Node, Evaluation]:
-        return {(0, i): self._evaluator.evaluate(i, round) for i in leaves}
+        def run(part: range) -> list[int]:
+            return [self._evaluator.add(leaves[i], round, loglik[i], score[i]) for i in part]
+
+        runs, nodes = self._share(leaves)
+        rest = [self._pool.submit(run, part) for part in runs[1:]] if self._pool is not None else []
+        n_rows = run(runs[0]) + [n for future in rest for n in future.result()]
+        return {
+            node: Evaluation(add_up(loglik[part]), add_up(score[part]), sum(n_rows[part]))
+            for node, part in nodes.items()
+        }
+
+    def _split(self, leaves: range) -> tuple[list[range], dict[Node, slice]]:
+        """The positions of some leaves that each thread evaluates, and those that make up each of their subtrees."""
+        runs = assign(len(leaves), [1] * max(1, min(self._threads, len(leaves))))
+        found = subtrees(leaves, self._n_leaves).items()
+        return runs, {node: slice(r.start - leaves.start, r.stop - leaves.start) for node, r in found}
 
     def close(self) -> None:
         """Stop the threads and give BLAS its own back."""

@@ -29,14 +29,49 @@ def combine(nodes: Mapping[Node, Evaluation], n_leaves: int) -> dict[Node, Evalu
     """
     complete = dict(nodes)
     for level in range(height(n_leaves)):
-        for node in sorted(n for n in complete if n[0] == level and n[1] % 2 == 0):
-            index = node[1]
-            has_sibling = (index + 1) << level < n_leaves
-            if not has_sibling:
-                complete[level + 1, index // 2] = complete.pop(node)
-            elif (level, index + 1) in complete:
-                complete[level + 1, index // 2] = complete.pop(node) + complete.pop((level, index + 1))
+        last = (n_leaves - 1) >> level
+        for index in range(0, last + 1, 2):
+            left, right = (level, index), (level, index + 1)
+            if left not in complete or (index < last and right not in complete):
+                continue
+            total = complete.pop(left)
+            complete[level + 1, index // 2] = total if index == last else total + complete.pop(right)
     return complete
+
+
+def add_up(terms: FloatArray) -> FloatArray:
+    """Sum over the first axis ``(n, ...)``, in the order of a complete subtree of so many leaves.
+
+    Examples
+    --------
+    >>> add_up(np.array([1e16, 1.0, -1e16]))  # (1e16 + 1) - 1e16
+    np.float64(0.0)
+    """
+    while (n := len(terms)) > 1:
+        pairs = terms[0 : n - 1 : 2] + terms[1:n:2]
+        terms = pairs if n % 2 == 0 else np.concatenate([pairs, terms[-1:]])
+    total: FloatArray = terms[0]
+    return total
+
+
+def subtrees(leaves: range, n_leaves: int) -> dict[Node, range]:
+    """The largest complete subtrees that some neighbouring leaves consist of, each with its leaves.
+
+    Examples
+    --------
+    >>> subtrees(range(2, 7), 8)
+    {(1, 1): range(2, 4), (1, 2): range(4, 6), (0, 6): range(6, 7)}
+    >>> subtrees(range(3), 3)
+    {(2, 0): range(0, 3)}
+    """
+    found, start = {}, leaves.start
+    while start < leaves.stop:
+        level = height(n_leaves)
+        while start % 2**level or min(start + 2**level, n_leaves) > leaves.stop:
+            level -= 1
+        found[level, start >> level] = range(start, min(start + 2**level, n_leaves))
+        start += 2**level
+    return found
 
 
 def height(n_leaves: int) -> int:

@@ -102,7 +102,8 @@ class VariationalTraining:
 
     def step(self, state: State) -> Generator[Round | Work, Any, tuple[State, StepInfo]]:
         """One step of the optimizer on an estimate of the gradient."""
-        eps, asked = self.noise(state.step), self.round(state)
+        eps = self.noise(state.step)
+        asked = Round(state.step, self.family.draw(state.theta, eps))
         evaluation = yield asked
         logp, score = evaluation.loglik, evaluation.score
         if self.prior is not None:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dvi.execution.tree import assign, combine, height
+from dvi.execution.tree import add_up, assign, combine, height, subtrees
 from dvi.types import Evaluation
 
 
@@ -30,6 +30,16 @@ def test_any_assignment_gives_the_same_bits(n: int, capacities: list[int]) -> No
     assert one.n_rows == n
     assert one.loglik.tobytes() == other.loglik.tobytes()
     assert one.score.tobytes() == other.score.tobytes()
+
+
+@given(st.integers(1, 70), st.lists(st.integers(1, 5), min_size=1, max_size=9))
+def test_subtrees_that_are_added_up_at_once_are_those_that_are_combined(n: int, capacities: list[int]) -> None:
+    nodes = leaves(n)
+    score = np.stack([nodes[0, i].score for i in range(n)])
+    for run in assign(n, capacities):
+        combined = combine({(0, i): nodes[0, i] for i in run}, n)
+        at_once = {node: add_up(score[part.start : part.stop]) for node, part in subtrees(run, n).items()}
+        assert {node: e.score.tobytes() for node, e in combined.items()} == {k: s.tobytes() for k, s in at_once.items()}
 
 
 @given(st.integers(1, 70), st.lists(st.integers(1, 5), min_size=1, max_size=9))
