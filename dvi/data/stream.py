@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from dvi.data.plan import Plan
 from dvi.data.resident import Block, Budget, ChunkSource, Resident, make_resident
+from dvi.data.stopwatch import Stopwatch
 from dvi.types import NOWHERE, Rows
 
 __all__ = ["Block", "ChunkSource", "Stream"]
@@ -64,12 +66,15 @@ class Stream:
         Threads that read ahead, shared by all streams of a host. They begin with what was submitted first.
     budget : Budget
         For decoded chunks that are kept.
+    waiting : Stopwatch
+        Told how long threads wait for rows that are not there yet.
     """
 
     source: ChunkSource
     plan: Plan
     background: Executor
     budget: Budget = field(default_factory=Budget)
+    waiting: Stopwatch = field(default_factory=Stopwatch)
     _pools: dict[_Key, Pool] = field(default_factory=dict)
     _current: dict[int, tuple[tuple[int, int], Block, _Numbers | None]] = field(default_factory=dict)
     _residents: dict[int, Resident | None] = field(default_factory=dict)
@@ -120,12 +125,14 @@ class Stream:
         current = self._current.get(lane)
         if current is not None and current[0] == key:
             return current[1:]
+        started = time.perf_counter()
         loading = self._pools.get((lane, key)) or self._load(lane, epoch, pool)
         try:
             places = loading.wait()
         except BaseException:
             self._pools.pop((lane, key), None)  # asked again, it is read again
             raise
+        self.waiting.add(time.perf_counter() - started)
         self._current[lane] = (key, loading.arrays, places)
         ahead = plan.following(lane, epoch, pool)
         wanted = {(lane, key), (lane, plan.pool_key(lane, *ahead))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from dvi.data.resident import CACHE_BYTES
+from dvi.data.stopwatch import Stopwatch
 from dvi.execution.lane import PRIOR, LaneEvaluator, Problem
 from dvi.execution.tree import Node, assign, combine, height
-from dvi.types import Evaluation, Report, Round, State, StepInfo, Training, Work
+from dvi.types import Evaluation, Report, Round, State, StepInfo, Times, Training, Work
 
 
 class ThreadsExecutor:
@@ -33,6 +35,8 @@ class ThreadsExecutor:
         self._evaluator = LaneEvaluator(problem, self._threads, cache_bytes)
         self._limits = threadpool_limits(limits=1)  # OpenBLAS splits its sums by its thread count
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="dvi-lane") if self._threads > 1 else None
+        self._idle = Stopwatch()
+        self._busy = 1  # threads that evaluate
 
     @property
     def evaluator(self) -> LaneEvaluator:
@@ -63,15 +67,27 @@ class ThreadsExecutor:
         if self._pool is None or len(leaves) < 2:
             nodes = {(0, i): self._evaluator.evaluate(i, round) for i in leaves}
         else:
+            started = time.perf_counter()
             runs = [leaves[r.start : r.stop] for r in assign(len(leaves), [1] * self._threads) if len(r)]
             rest = [self._pool.submit(self._run, round, run) for run in runs[1:]]
-            nodes = self._run(round, runs[0])
+            nodes, seconds = self._run(round, runs[0])
             for future in rest:
-                nodes |= future.result()
+                found, taken = future.result()
+                nodes |= found
+                seconds += taken
+            self._busy = len(runs)
+            self._idle.add(len(runs) * (time.perf_counter() - started) - seconds)
         return combine(nodes, self._n_leaves)
 
-    def _run(self, round: Round, leaves: range) -> dict[Node, Evaluation]:
-        return {(0, i): self._evaluator.evaluate(i, round) for i in leaves}
+    def _run(self, round: Round, leaves: range) -> tuple[dict[Node, Evaluation], float]:
+        """Evaluations of some leaves, and the seconds that they took."""
+        started = time.perf_counter()
+        return {(0, i): self._evaluator.evaluate(i, round) for i in leaves}, time.perf_counter() - started
+
+    def spent(self, seconds: float) -> Times:
+        """Where the time went since this was last asked, which is some seconds ago."""
+        read, wait = self._evaluator.waiting.take() / self._busy, self._idle.take() / self._busy
+        return Times(read, max(0.0, seconds - read - wait), wait)
 
     def close(self) -> None:
         """Stop the threads and give BLAS its own back."""
@@ -112,6 +128,8 @@ class ThreadsDriver:
         objectives: list[float] = []
         n_rows, interrupted = 0, False
         last = state
+        self._executor.spent(0.0)
+        started = time.perf_counter()
         try:
             while len(objectives) < n_steps:
                 done, info = self._step(last)
@@ -120,7 +138,8 @@ class ThreadsDriver:
                 n_rows += info.n_rows
         except KeyboardInterrupt:
             interrupted = True
-        return Report(last, np.array(objectives[: last.step - state.step]), n_rows, interrupted)
+        times = self._executor.spent(time.perf_counter() - started)
+        return Report(last, np.array(objectives[: last.step - state.step]), n_rows, interrupted, times)
 
     def _step(self, state: State) -> tuple[State, StepInfo]:
         steps = self._training.step(state)
