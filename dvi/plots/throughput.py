@@ -75,7 +75,7 @@ def plot_throughput(approx: Approximation, ax: Any = None) -> Any:
     if labels := _shares(courses):
         from matplotlib.patches import Patch
 
-        axis.legend(handles=[Patch(color=_COLOURS[name], label=label) for name, label in labels.items()])
+        axis.legend(handles=[Patch(color=_COLOURS[name], alpha=0.5, label=label) for name, label in labels.items()])
     axis.set(xlabel="seconds", ylabel=f"{counted} per second", xlim=(0, start))
     axis.set_ylim(0, None)
     axis.ticklabel_format(axis="y", scilimits=(-3, 6))
