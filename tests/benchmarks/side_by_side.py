@@ -247,7 +247,7 @@ def main() -> None:
     """Print the table; a median over the seeds in each place."""
     print(", ".join(f"{package} {version(package) or 'is not installed'}" for package in PACKAGES), file=sys.stderr)
     table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(["model", "fitted by", "error of means, in sds", "ratio of sds", "seconds"])
+    table.writerow(["model", "fitted by", "error of means, in sds", "ratio of sds", "seconds", "seeds"])
     for case in (conjugate(), logistic(), hierarchical()):
         for name, (package, fit) in FITTERS.items():
             if version(package) is None:
@@ -255,7 +255,7 @@ def main() -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 error, ratio, seconds = map(statistics.median, zip(*measured(case, fit), strict=True))
-            table.writerow([case.name, name, *_shown(error, ratio, seconds)])
+            table.writerow([case.name, name, *_shown(error, ratio, seconds), len(SEEDS)])
             sys.stdout.flush()
 
 
