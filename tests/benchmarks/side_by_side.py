@@ -210,7 +210,7 @@ FITTERS: dict[str, tuple[str, Callable[[Case, int], Draws]]] = {
     "dvi.fit()": ("dask-vi", by_dvi),
     "dvi.fit(None)": ("dask-vi", functools.partial(by_dvi, n=None)),
     "pm.fit()": ("pymc", by_pymc),
-    "pm.fit(obj_optimizer=pm.adam(learning_rate=0.01))": (
+    "pm.fit, Adam(0.01)": (
         "pymc",
         lambda case, seed: by_pymc(case, seed, obj_optimizer=pm.adam(learning_rate=0.01)),
     ),
