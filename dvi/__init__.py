@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -167,9 +166,7 @@ if not TYPE_CHECKING:  # type checkers have the imports above, and find names th
             if name in names:
                 value = globals()[name] = getattr(importlib.import_module(home), name)
                 return value
-        close = difflib.get_close_matches(name, __all__, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise AttributeError(f"module 'dvi' has no attribute {name!r}{hint}")
+        raise AttributeError(f"module 'dvi' has no attribute {name!r}{errors.suggestion(name, __all__)}")
 
 
 def __dir__() -> list[str]:

@@ -22,7 +22,7 @@ from dvi.inference.newton import minimise
 from dvi.model.graph import split
 from dvi.progress import Progress
 from dvi.settings import CONSTRUCTION, TOLERANCE, Callback, Settings, refuse_unknown
-from dvi.types import GaussianFamily
+from dvi.types import GaussianFamily, Times
 from dvi.underway import Underway
 
 logger = logging.getLogger(__name__)
@@ -134,14 +134,15 @@ class DADVI(Inference):
         return draws
 
     def _minimise(self, settings: Settings, objective: FixedDraws, evaluate: Evaluator, progress: Progress) -> None:
-        approx, n_rows, steps = self.approx, 0, len(self.approx.hist)
+        approx, n_rows, times, steps = self.approx, 0, Times(), len(self.approx.hist)
         started, late = time.monotonic(), False
 
         def watch(point: Point) -> bool:
-            nonlocal n_rows, late
+            nonlocal n_rows, times, late
             approx.update(point.theta, np.array([point.loss]))
-            progress.update(1, approx.hist, evaluate.n_rows - n_rows, evaluate.n_hosts)
-            n_rows = evaluate.n_rows
+            read, spent = evaluate.n_rows - n_rows, evaluate.times - times
+            progress.update(1, approx.hist, read, evaluate.n_hosts, times=spent)
+            n_rows, times = evaluate.n_rows, evaluate.times
             late = settings.max_seconds is not None and time.monotonic() - started >= settings.max_seconds
             return self._enough(settings.callbacks) or late
 

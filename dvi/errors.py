@@ -22,6 +22,9 @@ Every message states what was given, what is allowed and what to do.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class DviError(Exception):
     """Base of every exception that dvi raises on purpose."""
@@ -75,3 +78,24 @@ class ClusterError(DviError, RuntimeError):
 
 class DviWarning(UserWarning):
     """Something that is allowed and probably not meant."""
+
+
+def suggestion(given: object, known: Iterable[object]) -> str:
+    """What was probably meant by a name, or by some, as the end of a message; nothing where no name is near.
+
+    Parameters
+    ----------
+    given : str or list of str
+    known : iterable of str
+        The names that there are.
+
+    Examples
+    --------
+    >>> suggestion("bata", ["alpha", "beta"]), suggestion("x", ["alpha", "beta"])
+    ("; did you mean 'beta'?", '')
+    """
+    names = list(map(str, given)) if isinstance(given, list | tuple) else [str(given)]
+    choices = list(map(str, known))
+    unknown = [name for name in names if name not in choices]
+    nearest = dict.fromkeys(near for name in unknown for near in difflib.get_close_matches(name, choices, 1))
+    return f"; did you mean {', '.join(map(repr, nearest))}?" if nearest else ""

@@ -163,7 +163,7 @@ def _run(driver: Driver, training: FullPass, problem: Problem, progressbar: bool
             if report.interrupted:
                 raise KeyboardInterrupt
             state, losses = report.state, np.append(losses, -report.objectives)
-            progress.update(len(report.objectives), losses, report.n_rows, driver.n_hosts)
+            progress.update(len(report.objectives), losses, report.n_rows, driver.n_hosts, times=report.times)
     return state
 
 

@@ -328,8 +328,9 @@ class Inference:
                 block = max(1, min(2 * block, int(done * _BLOCK_SECONDS / max(elapsed, 1e-9))))
                 self._record(report)
                 progress.update(
-                    done, self.approx.hist, report.n_rows, driver.n_hosts, training.learning_rate(report.state)
-                )
+                    done, self.approx.hist, report.n_rows, driver.n_hosts, training.learning_rate(report.state),
+                    report.times,
+                )  # fmt: skip
                 if report.interrupted:
                     raise KeyboardInterrupt
                 state = self._call_back(report.state, settings)

@@ -14,7 +14,7 @@ from dvi.evaluation import FullPass, passes_of, round_draws, whole_problem
 from dvi.execution.lane import LaneTerm, Problem, plan_problem
 from dvi.execution.opening import open_driver
 from dvi.model.graph import SplitModel
-from dvi.types import Driver, FloatArray, Report
+from dvi.types import Driver, FloatArray, Report, Times
 
 
 class Evaluator:
@@ -41,11 +41,14 @@ class Evaluator:
         Evaluations since it was made, each of which reads all rows of the problem.
     n_hosts : int
         Processes that evaluate lanes.
+    times : Times
+        Where the time went since it was made.
     """
 
     def __init__(self, problem: Problem, passes: int, client: Any = None, threads: int | None = None) -> None:
         self.problem = problem
         self.n_rows = self.n_passes = 0
+        self.times = Times()
         self._passes, self._client, self._threads = passes, client, threads
         self._driver: Driver | None = None
 
@@ -83,6 +86,7 @@ class Evaluator:
         if report.interrupted:
             raise KeyboardInterrupt
         self.n_rows += report.n_rows
+        self.times += report.times
         self.n_passes += training.n_steps
         logp, score = report.state.slots
         if not (np.isfinite(logp).all() and np.isfinite(score).all()):

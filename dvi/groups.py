@@ -18,7 +18,7 @@ from dvi.approximations.lowrank import LowRankFamily
 from dvi.approximations.meanfield import MeanFieldFamily
 from dvi.approximations.point import PointFamily
 from dvi.approximations.structured import Part, StructuredFamily
-from dvi.errors import ArgumentError, ArgumentTypeError, ModelError, UnknownNameError
+from dvi.errors import ArgumentError, ArgumentTypeError, ModelError, UnknownNameError, suggestion
 from dvi.inference.settings import not_negative
 from dvi.model.draws import unconstrained_draws
 from dvi.model.graph import layout_and_start
@@ -35,6 +35,7 @@ START_SIGMA = 0.1
 MOST_RANK = 10  # of a low-rank approximation, unless asked for
 PARTICLES = 100
 FLOW = "planar*4-scale-loc"
+_FAMILIES = ("mean_field", "full_rank", "low_rank", "point", "empirical")
 _OPTIONS = {"rank": ("lr", "lowrank"), "size": ("empirical",)}  # of a group, and the families that have them
 
 
@@ -113,7 +114,7 @@ def family_of(vfam: str, rank: int | None = None, size: int | None = None) -> Fa
     except ArgumentError as error:
         raise UnknownNameError(
             f"vfam={vfam!r} is not the name of a family; give 'mean_field', 'full_rank', 'low_rank', 'point', "
-            f"'empirical' or the formula of a normalizing flow ({error})"
+            f"'empirical' or the formula of a normalizing flow ({error}){suggestion(vfam, _FAMILIES)}"
         ) from None
     return lambda ndim: FlowFamily(ndim, vfam.lower())
 
@@ -215,7 +216,9 @@ def _moments(start: Any, layout: Layout, model: pm.Model) -> tuple[FloatArray, F
     if isinstance(start, Approximation):
         difference = layout.difference(start.layout)
         if difference is not None:
-            raise ArgumentError(f"start is an approximation of another model: {difference}")
+            raise ArgumentError(
+                f"start is an approximation of another model: {difference}; give one of this model, or a dict of values"
+            )
         return start.family.mean(start.theta), start.family.std(start.theta)
     Z = unconstrained_draws(start, model, layout)
     return Z.mean(axis=0), Z.std(axis=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from dvi.approximations.fullrank import FullRankFamily
 from dvi.approximations.meanfield import MeanFieldFamily
 from dvi.approximations.point import PointFamily
 from dvi.dadvi import DADVI
-from dvi.errors import ArgumentError, ArgumentTypeError, UnknownNameError
+from dvi.errors import ArgumentError, ArgumentTypeError, UnknownNameError, suggestion
 from dvi.fitting import Inference
 from dvi.groups import FLOW, Group, Structured, family_of, make_approximation, model_of
 from dvi.inference.elbo import Elbo, Estimator
@@ -120,9 +119,8 @@ def make_inference(method: Any, model: pm.Model | None = None, **construction: A
         raise ArgumentTypeError(f"method={method!r} is of type {type(method).__name__}; give a name or an Inference")
     name, _, formula = method.lower().partition("=")
     if name not in _METHODS or (formula and name != "nfvi"):
-        close = difflib.get_close_matches(name, _METHODS, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UnknownNameError(f"method={method!r} is not known; {hint}give {', '.join(_METHODS)} or an Inference")
+        near = f"; did you mean {name!r}?" if formula and name in _METHODS else suggestion(name, _METHODS)
+        raise UnknownNameError(f"method={method!r} is not known; give {', '.join(_METHODS)} or an Inference{near}")
     if formula:
         construction["flow"] = formula
     inference: Inference = _METHODS[name](model=model, **construction)

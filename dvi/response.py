@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from dvi.approximation import Approximation
 from dvi.approximations.fullrank import FullRankFamily
 from dvi.approximations.meanfield import MeanFieldFamily, softplus_inverse
-from dvi.errors import ArgumentError, ArgumentTypeError, ModelError, UnknownNameError
+from dvi.errors import ArgumentError, ArgumentTypeError, ModelError, UnknownNameError, suggestion
 from dvi.full_data import all_rows
 from dvi.inference.fixed_draws import MOST_DENSE, FixedDraws, Point, fixed_noise, hessians
 from dvi.model.draws import DrawFunction, model_draws
@@ -219,7 +219,8 @@ def _functions(
             continue
         own = model_draws(model, layout) if own is None else own
         if name not in own.names:
-            raise UnknownNameError(f"there is no variable {name!r}; the model has {', '.join(own.names)}")
+            near = suggestion(name, own.names)
+            raise UnknownNameError(f"there is no variable {name!r}; the model has {', '.join(own.names)}{near}")
         found = _gradients(own, name, objective, point)
         labels += [name] if len(found) == 1 else [f"{name}[{i}]" for i in range(len(found))]
         gradients += list(found)

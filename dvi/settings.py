@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dvi.callbacks.convergence import CheckParametersConvergence
-from dvi.errors import ArgumentError, ArgumentTypeError
+from dvi.errors import ArgumentError, ArgumentTypeError, suggestion
 from dvi.inference import optimizers
 from dvi.inference.optimizers import OPTIMIZERS, take_live
 from dvi.inference.settings import positive
@@ -123,9 +122,8 @@ def refuse_unknown(given: Mapping[str, object], known: tuple[str, ...]) -> None:
         if name in REFUSED:
             raise ArgumentTypeError(f"{name} is not supported: {REFUSED[name]}")
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(known)}"
-            raise ArgumentTypeError(f"unknown keyword {name!r}; {hint}")
+            hint = suggestion(name, known) or f"; allowed are {', '.join(known)}"
+            raise ArgumentTypeError(f"unknown keyword {name!r}{hint}")
 
 
 def make_settings(n: int | None, run: Mapping[str, Any]) -> Settings:
@@ -252,5 +250,5 @@ def _rule(optimizer: Any) -> Optimizer | None:
         return checked
     raise ArgumentTypeError(
         f"obj_optimizer={optimizer!r} is not an optimizer; give one of {', '.join(OPTIMIZERS)}, "
-        "for instance dvi.adam(learning_rate=0.01)"
+        f"for instance dvi.adam(learning_rate=0.01){suggestion(optimizer, OPTIMIZERS)}"
     )

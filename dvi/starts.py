@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from dvi.approximations.meanfield import MeanFieldFamily
 from dvi.data.stream import Stream
-from dvi.errors import ArgumentError, NonFiniteError
+from dvi.errors import ArgumentError, NonFiniteError, suggestion
 from dvi.full_data import Evaluator, some_rows
 from dvi.inference.fixed_draws import fixed_noise
 from dvi.model.draws import unconstrained_draws
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 type Init = Literal["laplace", "pathfinder"]
 
+_KINDS = ("laplace", "pathfinder")
 _ROWS = 10_000
 _DRAWS = 20  # for the ELBO of a candidate
 _STEPS = 200  # of the search for the mode
@@ -93,8 +94,10 @@ def start_from(
     >>> found["mean"].round(1).tolist(), found["sigma"].round(4).tolist()
     ([3.0], [0.005])
     """
-    if kind not in ("laplace", "pathfinder"):
-        raise ArgumentError(f"init={kind!r} is not allowed; give 'laplace' or 'pathfinder', or leave it out")
+    if kind not in _KINDS:
+        raise ArgumentError(
+            f"init={kind!r} is not allowed; give 'laplace' or 'pathfinder', or leave it out{suggestion(kind, _KINDS)}"
+        )
     parts = split(model)
     usual = parts.start if mean is None else np.asarray(mean, dtype=np.float64)
     scale = np.broadcast_to(np.asarray(sigma, dtype=np.float64), usual.shape).copy()

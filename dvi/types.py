@@ -79,6 +79,34 @@ class StepInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """Where the time of some steps went, in seconds, of the average thread or worker. Times add.
+
+    Parameters
+    ----------
+    read : float
+        Waiting for rows that were not there yet. Reading ahead, beside the kernels, takes none of it.
+    compute : float
+        All else: kernels, and what comes between two evaluations.
+    wait : float
+        For other threads and workers, and for messages to and from them.
+    """
+
+    read: float = 0.0
+    compute: float = 0.0
+    wait: float = 0.0
+
+    def __add__(self, other: Times) -> Times:
+        return Times(self.read + other.read, self.compute + other.compute, self.wait + other.wait)
+
+    def __sub__(self, other: Times) -> Times:
+        return Times(self.read - other.read, self.compute - other.compute, self.wait - other.wait)
+
+
+NO_TIME = Times()
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a block of steps reports."""
 
@@ -86,6 +114,7 @@ class Report:
     objectives: FloatArray  # (steps,)
     n_rows: int  # rows read
     interrupted: bool = False  # by the user, after the last whole step
+    times: Times = NO_TIME
 
 
 class Training(Protocol):

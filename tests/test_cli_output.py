@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pymc as pm
 import pytest
 import xarray as xr
+from distributed import LocalCluster
 from typer.testing import CliRunner
 
 import dvi
@@ -73,6 +75,46 @@ def test_info_of_an_approximation_as_json(run: Path) -> None:
     assert told["elbo"] == pytest.approx(-losses[-15:].mean())
     assert told["findings"] is None
     assert told["variables"] == [{"name": "slope", "shape": [], "dimensions": []}]
+
+
+def test_predictions_on_the_workers_of_a_scheduler(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)
+    monkeypatch.syspath_prepend(run)
+    given = ["predict", "fit.zarr", "-m", "slopes:build", "--data", "data.zarr", "--draws", 20]
+    with LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address=":0") as cluster:
+        address = cluster.scheduler_address
+        told = json.loads(command(*given, "-o", "there.zarr", "--scheduler", address, "--json").stdout)
+        assert cluster.scheduler.computations  # of which there are none where nothing was computed
+    assert told["store"] == "there.zarr"
+    assert {(array["name"], *array["shape"]) for array in told["arrays"]} >= {("mean/obs", 200), ("sd/obs", 200)}
+    assert "mean/obs" in command("info", "there.zarr").stdout
+    command(*given, "-o", "here.zarr", "--threads", 1)
+    with xr.open_datatree("there.zarr", engine="zarr") as there, xr.open_datatree("here.zarr", engine="zarr") as here:
+        xr.testing.assert_equal(there, here)
+
+
+@pytest.mark.parametrize("name", ["fit", "predict", "resume"])
+def test_a_scheduler_and_threads_exclude_each_other(name: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)
+    monkeypatch.syspath_prepend(run)
+    given = {"fit": ["slopes:build"], "predict": ["fit.zarr", "-m", "slopes:build"]}
+    given["resume"] = given["predict"]
+    both = ["-o", "never.zarr", "--data", "data.zarr", "--scheduler", "tcp://127.0.0.1:1", "--threads", "2"]
+    refused = runner.invoke(cli.app, [name, *given[name], *both])
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert "exclude each other; give one of them" in refused.stderr
+    assert not (run / "never.zarr").exists()
+
+
+def test_an_ingest_as_json(run: Path) -> None:
+    np.save(run / "numbers.npy", np.arange(30.0))
+    told = json.loads(command("ingest", run / "numbers.npy", run / "numbers.zarr", "--json").stdout)
+    assert (told["kind"], told["rows"], told["ingested"]["shuffled"]) == ("arrays", 30, True)
+
+
+def test_commands_come_in_the_order_in_which_one_needs_them() -> None:
+    names = re.findall(r"^\W*([a-z]+) +[A-Z]", command("--help").stdout.partition("Commands")[2], re.MULTILINE)
+    assert names == ["demo", "ingest", "info", "fit", "resume", "predict", "report", "retrain"]
 
 
 def test_nothing_is_cut_off_in_a_pipe(run: Path) -> None:

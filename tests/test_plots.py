@@ -189,6 +189,17 @@ def test_throughput_is_rows_over_seconds() -> None:
     assert list(right.lines[0].get_ydata()) == [2, 2, 1, 2]
 
 
+def test_throughput_is_divided_as_the_time_was() -> None:
+    course = {
+        "seconds": [0, 2, 4], "steps": [0, 10, 30], "rows": [0, 100, 2100], "hosts": [0, 1, 1],
+        "read": [0, 0, 0.5], "compute": [0, 0, 1.0], "wait": [0, 0, 0.5],
+    }  # fmt: skip
+    ax = dvi.plot_throughput(approximation(course=[course]))
+    tops = [float(p.get_data().values[0]) for p in ax.patches if hasattr(p, "get_data")]
+    assert tops == [1000.0, 500.0, 750.0, 1000.0]  # rows per second, and below it computing, reading and waiting
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["compute 50 %", "read 25 %", "wait 25 %"]
+
+
 def test_throughput_of_what_was_not_recorded() -> None:
     with pytest.raises(dvi.errors.ArgumentError, match="recorded"):
         dvi.plot_throughput(approximation())

@@ -16,7 +16,8 @@ from rich.console import Console
 from dvi.progress import Progress, Status
 from dvi.progress.course import Course, Moment
 from dvi.progress.displays import View, _Card
-from dvi.progress.status import short
+from dvi.progress.status import short, time_shares
+from dvi.types import Times
 
 HIST = np.linspace(200.0, 100.0, 1000)
 
@@ -83,6 +84,29 @@ def test_line(status: Status, line: str) -> None:
 )
 def test_short_numbers(number: float, text: str) -> None:
     assert short(number) == text
+
+
+@pytest.mark.parametrize(
+    ("times", "shares"),
+    [
+        (Times(), ""),
+        (Times(0.0, 2.0, 0.0), "read 0 %, compute 100 %, wait 0 %"),
+        (Times(1.0, 2.0, 1.0), "read 25 %, compute 50 %, wait 25 %"),
+    ],
+)
+def test_shares_of_time(times: Times, shares: str) -> None:
+    assert time_shares(times) == shares
+
+
+def test_time_goes_where_it_went_lately() -> None:
+    clock, file = Clock(), io.StringIO()
+    with Progress(10_000, console=Console(file=file), clock=clock) as progress:
+        for i, times in enumerate(20 * [Times(1.0, 3.0)] + 40 * [Times(compute=1.0, wait=3.0)], 1):
+            clock.now += 1.0
+            progress.update(10, HIST[: 10 * i], 100, 2, times=times)
+    lines = file.getvalue().splitlines()
+    assert lines[0].endswith("time: read 25 %, compute 75 %, wait 0 %")
+    assert lines[-1].endswith("time: read 0 %, compute 25 %, wait 75 %")
 
 
 def test_elbo_is_the_mean_over_the_last_twentieth() -> None:
@@ -258,9 +282,10 @@ def test_notebook_without_an_end_shows_activity() -> None:
 
 
 def test_notebook_escapes_what_it_shows() -> None:
-    html = _Card(View(1, 2, "<b>", "a & b", "▁█"))._repr_html_()
+    html = _Card(View(1, 2, "<b>", "a & b", "▁█", "5 < 6"))._repr_html_()
     assert "&lt;b&gt;" in html
     assert "a &amp; b" in html
+    assert "5 &lt; 6" in html
     assert "▁█" in html
 
 
@@ -271,7 +296,7 @@ def test_record_has_the_moments_and_why_the_fit_ended() -> None:
     clock = Clock()
     with Progress(1000, enabled=False, clock=clock) as progress:
         run(progress, clock, blocks=2)
-        progress.update(50, HIST[:250], 500, 3, learning_rate=0.01)
+        progress.update(50, HIST[:250], 500, 3, learning_rate=0.01, times=Times(0.5, 2.0, 0.25))
         progress.stopped("the loss is flat")
     assert progress.record() == {
         "seconds": [0.0, 4.0, 8.0, 8.0],
@@ -279,6 +304,9 @@ def test_record_has_the_moments_and_why_the_fit_ended() -> None:
         "rows": [0, 1000, 2000, 2500],
         "hosts": [0, 2, 2, 3],
         "learning_rate": [None, None, None, 0.01],
+        "read": [0.0, 0.0, 0.0, 0.5],
+        "compute": [0.0, 0.0, 0.0, 2.0],
+        "wait": [0.0, 0.0, 0.0, 0.25],
         "end": "the loss is flat",
     }
 

@@ -37,6 +37,7 @@ from dvi.settings import REFUSED, RUN, as_optimizer, live_rate, make_settings, r
         ({"obj_optimizer": "adam"}, ArgumentTypeError, "obj_optimizer='adam' is not an optimizer; give one of"),
         ({"obj_optimizer": dict}, ArgumentTypeError, "is not an optimizer"),
         ({"obj_optimizer": pm.adam, "n_mc": 1}, ArgumentTypeError, "did you mean 'obj_n_mc'"),
+        ({"obj_optimizer": "adamm"}, ArgumentTypeError, "dvi.adam.*did you mean 'adam'"),
         ({"zzz": 1}, ArgumentTypeError, "unknown keyword 'zzz'; allowed are callbacks, obj_optimizer"),
     ],
 )

@@ -16,7 +16,7 @@ from dvi.approximations.meanfield import MeanFieldFamily, relative_units, softpl
 from dvi.approximations.planar import PlanarLayer
 from dvi.approximations.radial import RadialLayer
 from dvi.approximations.scaleloc import LocLayer, ScaleLayer
-from dvi.errors import ArgumentError, ArgumentTypeError
+from dvi.errors import ArgumentError, ArgumentTypeError, suggestion
 from dvi.randomness import keyed_generator
 from dvi.types import FloatArray
 
@@ -216,7 +216,7 @@ def parse(formula: str) -> list[str]:
         if found is None:
             raise ArgumentError(
                 f"formula = {formula!r:.80} has the term {term!r:.40}. Pass terms out of {', '.join(_LAYERS)}, each "
-                "with *n to repeat it, joined by -: 'planar*4-scale-loc'."
+                f"with *n to repeat it, joined by -: 'planar*4-scale-loc'{suggestion(term.strip(), _LAYERS)}"
             )
         names += [found[1]] * int(found[2] or 1)
     if len(names) > _MAX_LAYERS:

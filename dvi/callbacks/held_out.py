@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvi.errors import ArgumentError, ArgumentTypeError, DataError, ModelError
+from dvi.errors import ArgumentError, ArgumentTypeError, DataError, ModelError, suggestion
 from dvi.types import AnyArray, FloatArray, Kernel
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def hold_out(model: pm.Model, data: Data) -> HeldOut:
     unused = [str(key) for key in by_key if isinstance(data, Mapping) and not any(_is_of(key, t) for t in terms)]
     if unused:
         names = [name for term in terms for name in term.batch.source.names]
-        raise ArgumentError(f"{unused} are not among the data of the model, which are {names}; leave them out")
+        near = suggestion(unused, names)
+        raise ArgumentError(f"{unused} are not among the data of the model, which are {names}; leave them out{near}")
     matched = [(term, _of_term(term, by_key)) for term in terms]
     return HeldOut(tuple(_compiled(term, arrays) for term, arrays in matched if arrays is not None))
 

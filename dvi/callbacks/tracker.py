@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dvi.callbacks.base import Callback
-from dvi.errors import ArgumentError, ArgumentTypeError
+from dvi.errors import ArgumentError, ArgumentTypeError, suggestion
 from dvi.types import FloatArray
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class Tracker(Callback):
 
     def __getitem__(self, name: str) -> list[Any]:
         if name not in self.hist:
-            raise ArgumentError(f"{name!r} is not tracked; there are {', '.join(self.hist)}")
+            near = suggestion(name, self.hist)
+            raise ArgumentError(f"{name!r} is not tracked; there are {', '.join(self.hist)}{near}")
         return self.hist[name]
 
 

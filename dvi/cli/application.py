@@ -10,16 +10,30 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer.core import TyperGroup
 
 from dvi.errors import ArgumentError, DviError, StoreExistsError, StoreNotFoundError
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
+_ORDER = ("demo", "ingest", "info", "fit", "resume", "predict", "report", "retrain")  # in which one needs them
+
+
+class _Commands(TyperGroup):
+    """Commands in the order of a first afternoon, whatever module was imported first."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+
 app = typer.Typer(
     name="dvi",
+    cls=_Commands,
+    rich_markup_mode="markdown",  # paragraphs of docstrings are filled
     help="Variational inference for PyMC models on data that does not fit in memory.",
     epilog="Results go to standard output, progress and errors to standard error. Exit codes: 0 done; 1 failed, and "
-    "may work when tried again; 2 not possible with what was given; 130 interrupted.",
+    "may work when tried again; 2 not possible with what was given; 130 interrupted; 143 ended by SIGTERM. Those of "
+    "dvi retrain are in its own help.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dvi.cli.application import app, reporting
-from dvi.cli.inspecting import approximation_facts, open_store
+from dvi.cli.inspecting import AsJson, approximation_facts, open_store
 from dvi.errors import ArgumentError, ClusterError
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ Data = Annotated[str | None, typer.Option(help="Zarr group that FUNCTION is call
 Scheduler = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of a Dask scheduler, to run on its workers.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads, without a scheduler. Default: one for each core.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an approximation at --out.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
 
 
 @app.command()
@@ -62,7 +61,7 @@ def fit(
     check_writable(out, overwrite)
     inference = make_inference(method, build_model(model, data), random_seed=seed)
     inference.approx.run["model"] = model
-    with _client(scheduler) as client:
+    with client_of(scheduler, threads) as client:
         n = None if until_converged else steps or _STEPS
         approx = inference.fit(n, checkpoint=checkpoint, client=client, threads=threads)
     _save(approx, out, overwrite, as_json)
@@ -97,7 +96,7 @@ def resume(
         hint = f" The fit was started with {recorded!r}: pass it if you trust it." if isinstance(recorded, str) else ""
         raise ArgumentError(f"--model is needed, as no name in a file is ever imported.{hint}")
     check_writable(out, overwrite)
-    with _client(scheduler) as client:
+    with client_of(scheduler, threads) as client:
         approx = dvi.resume(checkpoint, build_model(model, data), steps, client=client, threads=threads)
     _save(approx, out, overwrite, as_json)
 
@@ -110,8 +109,10 @@ def build_model(reference: str, data: str | None) -> pm.Model:
 
 
 @contextmanager
-def _client(scheduler: str | None) -> Iterator[Any]:
-    """A client of a scheduler; None where there is none."""
+def client_of(scheduler: str | None, threads: int | None) -> Iterator[Any]:
+    """The rule for where commands compute: on the workers of a scheduler, or with threads, and then there is None."""
+    if scheduler is not None and threads is not None:
+        raise ArgumentError(f"--scheduler {scheduler} and --threads {threads} exclude each other; give one of them")
     if scheduler is None:
         yield None
         return

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from dvi.approximation import Approximation
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
 _WIDE = 1_000  # columns of a pipe, where nothing is cut off
 
 
@@ -31,7 +32,7 @@ _WIDE = 1_000  # columns of a pipe, where nothing is cut off
 @reporting
 def info(
     store: Annotated[str, typer.Argument(help="Path or URL of a Zarr group or array, or of a saved approximation.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what is in a store."""
     ds = open_store(store)
@@ -82,21 +83,41 @@ def _open_array(store: str, reason: Exception) -> xr.Dataset:
 
 
 def array_facts(store: str, ds: xr.Dataset) -> dict[str, Any]:
-    """What ``dvi info --json`` says of arrays: sizes in bytes, and None for ``stored`` where it is no local folder."""
+    """What ``dvi info --json`` says of arrays.
+
+    Sizes are in bytes; None for ``stored`` where it is no local folder, and for ``rows`` of a group of groups.
+    """
     ingested = {
         "dvi_version": ds.attrs["dvi_version"],
         "shuffled": bool(ds.attrs["dvi_shuffled"]),
         "random_seed": ds.attrs["dvi_random_seed"],
         "dropped_rows": ds.attrs["dvi_dropped_rows"],
     } if "dvi_source" in ds.attrs else None  # fmt: skip
+    nested = {} if ds.data_vars else _nested(store)
     return {
         "kind": "arrays",
         "store": store,
-        "rows": max((v.shape[0] for v in ds.data_vars.values() if v.ndim), default=0),
-        "nbytes": ds.nbytes,
+        "rows": None if nested else max((v.shape[0] for v in ds.data_vars.values() if v.ndim), default=0),
+        "nbytes": sum(v.nbytes for v in nested.values()) if nested else ds.nbytes,
         "stored": _stored_bytes(store),
         "ingested": ingested,
-        "arrays": [_array_facts(str(name), variable) for name, variable in ds.data_vars.items()],
+        "arrays": [_array_facts(str(name), variable) for name, variable in (nested or ds.data_vars).items()],
+    }
+
+
+def _nested(store: str) -> dict[str, xr.DataArray]:
+    """Arrays of the groups in a group, such as predictions, by their paths."""
+    import xarray as xr
+
+    import dvi
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated", RuntimeWarning)
+        groups = xr.open_groups(dvi.open_store(store), engine="zarr", chunks=None)
+    return {
+        f"{path.strip('/')}/{name}": variable
+        for path, group in groups.items()
+        for name, variable in group.data_vars.items()
     }
 
 
@@ -141,7 +162,8 @@ def print_arrays(store: str, ds: xr.Dataset) -> None:
 def _print_arrays(facts: dict[str, Any]) -> None:
     console = _console()
     size = "" if facts["stored"] is None else f", {_bytes(facts['stored'])} stored"
-    _heading(console, f"{facts['store']}: {facts['rows']:,} rows, {_bytes(facts['nbytes'])}{size}")
+    rows = "" if facts["rows"] is None else f"{facts['rows']:,} rows, "
+    _heading(console, f"{facts['store']}: {rows}{_bytes(facts['nbytes'])}{size}")
     ingested = facts["ingested"]
     if ingested is not None:
         order = f"shuffled with seed {ingested['random_seed']}" if ingested["shuffled"] else "not shuffled"

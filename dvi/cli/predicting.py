@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from dvi.cli.application import app, reporting
-from dvi.cli.fitting import Data, Threads, build_model
-from dvi.cli.inspecting import open_store
+from dvi.cli.fitting import Data, Scheduler, Threads, build_model, client_of
+from dvi.cli.inspecting import AsJson, array_facts, open_store
 
 
 class Kind(StrEnum):
@@ -33,8 +34,10 @@ def predict(
     kind: Annotated[Kind, typer.Option(help="All draws of a row, or their mean, sd and quantiles.")] = Kind.summary,
     draws: Annotated[int, typer.Option(min=1, help="Draws from the approximation.")] = 1_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    scheduler: Scheduler = None,
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Predict every row of a store, chunk by chunk, into another one.
 
@@ -43,15 +46,19 @@ def predict(
     """
     import dvi
 
-    dvi.predict(
-        dvi.load(run),
-        None if new is None else open_store(new),
-        out,
-        model=build_model(model, data),
-        draws=draws,
-        kind=kind.value,
-        random_seed=seed,
-        threads=threads,
-        overwrite=overwrite,
-    )
-    typer.echo(out)
+    approx, built = dvi.load(run), build_model(model, data)
+    rows = None if new is None else open_store(new)
+    with client_of(scheduler, threads) as client:
+        dvi.predict(
+            approx,
+            rows,
+            out,
+            model=built,
+            draws=draws,
+            kind=kind.value,
+            random_seed=seed,
+            client=client,
+            threads=threads,
+            overwrite=overwrite,
+        )
+    typer.echo(json.dumps(array_facts(out, open_store(out))) if as_json else out)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
 
 from dvi.cli.application import app, reporting
-from dvi.cli.inspecting import print_arrays
+from dvi.cli.inspecting import AsJson, array_facts, print_arrays
 from dvi.errors import ArgumentError
 
 
@@ -25,6 +26,7 @@ def ingest(
     shuffle: Annotated[bool, typer.Option("--shuffle/--no-shuffle", help="Put the rows in random order.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the shuffle.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write data as a shuffled, chunked Zarr group, the store that dvi reads fastest."""
     packed = dict(_parse_pack(text) for text in pack or [])
@@ -42,7 +44,7 @@ def ingest(
         random_seed=seed,
         overwrite=overwrite,
     )
-    print_arrays(store, ds)
+    typer.echo(json.dumps(array_facts(store, ds))) if as_json else print_arrays(store, ds)
 
 
 def _parse_pack(text: str) -> tuple[str, list[str]]:

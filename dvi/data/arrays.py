@@ -155,7 +155,9 @@ def xarray_rows(
     if isinstance(data, xr.DataArray):
         data = data.to_dataset(name="x" if data.name is None else str(data.name))
     if not data.data_vars:
-        raise DataError(f"{label} has no data variables: at least one is needed.")
+        raise DataError(
+            f"{label} has no data variables: at least one is needed; coordinates become some with reset_coords."
+        )
     data = data.rename_vars({name: str(name) for name in data.variables})
     first, array = next(iter(data.data_vars.items()))
     _check_rows(str(first), array)

@@ -115,7 +115,7 @@ def _expand(fs: Any, given: str) -> list[str]:
     """Paths on the file system: the name as it is if it exists, else as a pattern; a folder's data files."""
     path = fs._strip_protocol(given)
     if not fs.exists(path):
-        found: list[str] = sorted(fs.glob(path)) if any(mark in path for mark in "*?[") else []
+        found: list[str] = sorted(fs.glob(_pattern(fs, path))) if any(mark in path for mark in "*?[") else []
         if not found:
             raise StoreNotFoundError(f"There is nothing at {_public(given)!r}: check the path.")
         return [each for match in found for each in _expand(fs, match)]
@@ -125,6 +125,11 @@ def _expand(fs: Any, given: str) -> list[str]:
     if not inside:
         raise StoreNotFoundError(f"The folder {given!r} is not a Zarr store and holds no Parquet or CSV files.")
     return inside
+
+
+def _pattern(fs: Any, path: str) -> str:
+    """A pattern as the file system takes it: that of obstore keeps the protocol of a path, and finds nothing by it."""
+    return path.removeprefix(f"{fs.protocol}://") if isinstance(fs.protocol, str) else path
 
 
 def _is_data(path: str) -> bool:

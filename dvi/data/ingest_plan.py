@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from dvi.data.schema import Batch, Category, Column, Layout, Schema, encode, length, missing_rows
 from dvi.data.shuffle import shuffle_keys
-from dvi.errors import ArgumentError, ArgumentTypeError, DataError
+from dvi.errors import ArgumentError, ArgumentTypeError, DataError, suggestion
 from dvi.types import AnyArray
 
 MAX_BUCKETS = 4096
@@ -116,9 +115,8 @@ def _names(argument: str, given: Any, known: Sequence[str]) -> tuple[str, ...]:
         raise ArgumentError(f"{argument} is empty: name at least one column.")
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ArgumentError(f"{argument} names {name!r}. Known are {', '.join(map(repr, known))}.{hint}")
+            near = suggestion(name, known)
+            raise ArgumentError(f"{argument} names {name!r}; known are {', '.join(map(repr, known))}{near}")
     return tuple(given)
 
 

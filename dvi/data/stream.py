@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from dvi.data.plan import Plan
 from dvi.data.resident import Block, Budget, ChunkSource
+from dvi.data.stopwatch import Stopwatch
 
 __all__ = ["Block", "ChunkSource", "Stream"]
 
@@ -66,12 +68,15 @@ class Stream:
         Threads that read ahead, shared by all streams of a host. They begin with what was submitted first.
     budget : Budget
         For pools that are kept.
+    waiting : Stopwatch
+        Told how long threads wait for rows that are not there yet.
     """
 
     source: ChunkSource
     plan: Plan
     background: Executor
     budget: Budget = field(default_factory=Budget)
+    waiting: Stopwatch = field(default_factory=Stopwatch)
     _pools: dict[tuple[int, int], Pool] = field(default_factory=dict)  # by lane and number
     _current: dict[int, tuple[int, Block]] = field(default_factory=dict)
     _always: dict[int, tuple[Block, ...]] = field(default_factory=dict)
@@ -107,12 +112,14 @@ class Stream:
 
     def _pool(self, lane: int, pool: int, following: int) -> Block:
         """The rows of a pool. Has the following one loaded, and forgets others that are not kept."""
+        started = time.perf_counter()
         loading = self._pools.get((lane, pool)) or self._load(lane, pool)
         try:
             rows = loading.wait()
         except BaseException:
             self._forget(lane, pool)  # asked again, it is read again
             raise
+        self.waiting.add(time.perf_counter() - started)
         if (lane, following) not in self._pools:
             self._load(lane, following)
         for other in [key[1] for key, known in list(self._pools.items()) if key[0] == lane and not known.stays]:

@@ -80,7 +80,7 @@ def _checked_names(names: Sequence[object], label: str) -> tuple[str, ...]:
     if repeated := [name for name in texts if texts.count(name) > 1]:
         raise DataError(f"{label} has several columns named {repeated[0]!r}: give each its own name.")
     if not texts:
-        raise DataError(f"{label} has no columns.")
+        raise DataError(f"{label} has no columns: at least one is needed; check that it is the right file.")
     return tuple(texts)
 
 
@@ -159,7 +159,9 @@ class CsvPart:
         except StopIteration:
             return
         except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"{self.path} cannot be read as CSV: {error}") from error
+            raise DataError(
+                f"{self.path} cannot be read as CSV ({error}): repair that line, or write the file again"
+            ) from error
 
     @contextmanager
     def open(self, **options: Any) -> Iterator[Any]:
@@ -185,7 +187,10 @@ class CsvPart:
             with self.open(nrows=0) as reader:
                 return tuple(map(str, reader.read().columns))
         except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"{self.path} cannot be read as CSV with a header: {error}") from error
+            raise DataError(
+                f"{self.path} cannot be read as CSV with a header ({str(error).strip()}): its first line names "
+                "the columns, and every line has as many values"
+            ) from error
 
 
 def csv_table(files: Files) -> Table:

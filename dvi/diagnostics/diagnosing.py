@@ -109,7 +109,10 @@ def diagnose(
     try:
         logp, score = evaluate_all(split(model), Z, client, threads, progressbar)
         if not (np.isfinite(logp).all() and np.isfinite(score).all()):
-            raise NonFiniteError("the log density of priors and potentials, or its gradient, is not finite at a draw")
+            raise NonFiniteError(
+                "the log density of priors and potentials, or its gradient, is not finite at a draw; check their "
+                "values, and fit longer or from another start"
+            )
     except NonFiniteError as error:
         diagnosis = _not_finite(approx, len(Z), seed, error)
     else:

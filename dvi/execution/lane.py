@@ -16,6 +16,7 @@ from dvi.data.picks import Picks
 from dvi.data.plan import Plan, default_block_rows, default_lanes, default_pool_chunks
 from dvi.data.resident import CACHE_BYTES, Block, Budget
 from dvi.data.source import Source
+from dvi.data.stopwatch import Stopwatch
 from dvi.data.stream import Stream
 from dvi.errors import ModelError, NonFiniteError
 from dvi.execution.nonfinite import explanation, first_bad
@@ -153,9 +154,13 @@ class LaneEvaluator:
         self.leaves = problem.leaves
         self._background = ThreadPoolExecutor(threads, thread_name_prefix="dvi-read")
         self._budget = Budget(cache_bytes if problem.cache_bytes is None else problem.cache_bytes)
-        self._streams = [Stream(t.source, t.plan, self._background, self._budget) for t in problem.terms]
+        self.waiting = Stopwatch()  # for rows
+        self._streams = [self._stream(term.source, term.plan) for term in problem.terms]
         self._kernels = [_compile(term) for term in problem.terms]
         self._prior = None if problem.prior is None else compile_kernel(problem.prior)
+
+    def _stream(self, source: Source, plan: Plan) -> Stream:
+        return Stream(source, plan, self._background, self._budget, self.waiting)
 
     def evaluate(self, leaf: int, round: Round) -> Evaluation:
         """Weighted sums of log likelihood and score over the rows of one leaf at one step; 0 at draws of others."""
@@ -219,7 +224,7 @@ class LaneEvaluator:
         """Read a term from another view of the same source, for instance one with rows delivered to this process."""
         stream = self._streams[term]
         stream.drop(set(range(stream.plan.lanes)))
-        self._streams[term] = Stream(source, stream.plan, self._background, self._budget)
+        self._streams[term] = self._stream(source, stream.plan)
 
     def drop(self, leaves: set[int]) -> None:
         """Forget the rows of leaves that are now read elsewhere."""

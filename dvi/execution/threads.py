@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from dvi.data.resident import CACHE_BYTES
+from dvi.data.stopwatch import Stopwatch
 from dvi.execution.lane import PRIOR, LaneEvaluator, Problem
 from dvi.execution.tree import Node, add_up, assign, height, subtrees
-from dvi.types import Evaluation, Report, Round, State, StepInfo, Training, Work
+from dvi.types import Evaluation, Report, Round, State, StepInfo, Times, Training, Work
 
 
 class ThreadsExecutor:
@@ -35,6 +37,8 @@ class ThreadsExecutor:
         self._share = lru_cache(maxsize=8)(self._split)
         self._limits = threadpool_limits(limits=1)  # OpenBLAS splits its sums by its thread count
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="dvi-lane") if self._threads > 1 else None
+        self._idle = Stopwatch()
+        self._busy = 1  # threads that evaluate
 
     @property
     def evaluator(self) -> LaneEvaluator:
@@ -66,12 +70,21 @@ class ThreadsExecutor:
         """The complete subtrees of some leaves."""
         loglik, score = np.zeros((len(leaves), len(round.Z))), np.zeros((len(leaves), *round.Z.shape))
 
-        def run(part: range) -> list[int]:
-            return [self._evaluator.add(leaves[i], round, loglik[i], score[i]) for i in part]
+        def run(part: range) -> tuple[list[int], float]:
+            began = time.perf_counter()
+            n_rows = [self._evaluator.add(leaves[i], round, loglik[i], score[i]) for i in part]
+            return n_rows, time.perf_counter() - began
 
         runs, nodes = self._share(leaves)
+        began = time.perf_counter()
         rest = [self._pool.submit(run, part) for part in runs[1:]] if self._pool is not None else []
-        n_rows = run(runs[0]) + [n for future in rest for n in future.result()]
+        n_rows, busy = run(runs[0])
+        for future in rest:
+            more, seconds = future.result()
+            n_rows += more
+            busy += seconds
+        self._busy = len(runs)
+        self._idle.add(len(runs) * (time.perf_counter() - began) - busy)
         return {
             node: Evaluation(add_up(loglik[part]), add_up(score[part]), sum(n_rows[part]))
             for node, part in nodes.items()
@@ -82,6 +95,11 @@ class ThreadsExecutor:
         runs = assign(len(leaves), [1] * max(1, min(self._threads, len(leaves))))
         found = subtrees(leaves, self._n_leaves).items()
         return runs, {node: slice(r.start - leaves.start, r.stop - leaves.start) for node, r in found}
+
+    def spent(self, seconds: float) -> Times:
+        """Where the time went since this was last asked, which is some seconds ago."""
+        read, wait = self._evaluator.waiting.take() / self._busy, self._idle.take() / self._busy
+        return Times(read, max(0.0, seconds - read - wait), wait)
 
     def close(self) -> None:
         """Stop the threads and give BLAS its own back."""
@@ -122,6 +140,8 @@ class ThreadsDriver:
         objectives: list[float] = []
         n_rows, interrupted = 0, False
         last = state
+        self._executor.spent(0.0)
+        started = time.perf_counter()
         try:
             while len(objectives) < n_steps:
                 done, info = self._step(last)
@@ -130,7 +150,8 @@ class ThreadsDriver:
                 n_rows += info.n_rows
         except KeyboardInterrupt:
             interrupted = True
-        return Report(last, np.array(objectives[: last.step - state.step]), n_rows, interrupted)
+        times = self._executor.spent(time.perf_counter() - started)
+        return Report(last, np.array(objectives[: last.step - state.step]), n_rows, interrupted, times)
 
     def _step(self, state: State) -> tuple[State, StepInfo]:
         steps = self._training.step(state)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from dvi.types import Evaluation, FloatArray
+from dvi.types import NO_TIME, Evaluation, FloatArray, Times
 
 type Node = tuple[int, int]  # level, index: covers leaves index * 2**level up to (index + 1) * 2**level
 
@@ -102,12 +102,13 @@ class Message:
     nodes: tuple[Node, ...]
     n_rows: tuple[int, ...]
     packed: FloatArray  # (nodes, S, 1 + d)
+    times: Times = NO_TIME  # of the host
 
     @classmethod
-    def pack(cls, evaluations: Mapping[Node, Evaluation]) -> Message:
+    def pack(cls, evaluations: Mapping[Node, Evaluation], times: Times = NO_TIME) -> Message:
         """Put evaluations into one array."""
         packed = np.stack([np.column_stack([e.loglik, e.score]) for e in evaluations.values()])
-        return cls(tuple(evaluations), tuple(e.n_rows for e in evaluations.values()), packed)
+        return cls(tuple(evaluations), tuple(e.n_rows for e in evaluations.values()), packed, times)
 
     def unpack(self) -> dict[Node, Evaluation]:
         """Views of the array as evaluations."""

@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from numbers import Integral, Real
 from typing import Any, cast
 
-from dvi.errors import ArgumentError, ArgumentTypeError, NonFiniteError
+from dvi.errors import ArgumentError, ArgumentTypeError, NonFiniteError, suggestion
 
 
 def _number(name: str, value: object, allowed: Callable[[float], bool], rule: str) -> float:
@@ -71,7 +71,8 @@ def rebuild[T](record: Any, classes: Mapping[str, type[T]], kind: str) -> T:
     """The settings object that :func:`describe` described."""
     name = record.get("name") if isinstance(record, Mapping) else record
     if not isinstance(record, Mapping) or not isinstance(name, str) or name not in classes:
-        raise ArgumentError(f"{name!r} is not the name of {kind}. Known names: {', '.join(classes)}.")
+        near = suggestion(name, classes)
+        raise ArgumentError(f"{name!r} is not the name of {kind}. Give one of {', '.join(classes)}{near}")
     build: Callable[..., T] = classes[name]
     given = {key: value for key, value in record.items() if key != "name"}
     known = _field_names(build)

@@ -199,7 +199,8 @@ def unconstrained_draws(trace: Any, model: pm.Model, layout: Layout) -> FloatArr
     found = _by_name(trace)
     missing = [e.name for e in layout.entries if e.name not in found and e.value_name not in found]
     if missing:
-        raise ArgumentError(f"the draws have no {', '.join(missing)}; there are {', '.join(map(str, found)) or 'none'}")
+        there = ", ".join(map(str, found)) or "none"
+        raise ArgumentError(f"the draws have no {', '.join(missing)}; there are {there}: give them under their names")
     done = {e.name: _stacked(found, e.value_name, e.shape) for e in layout.entries if e.value_name in found}
     _check_lengths(done)
     given = [e for e in layout.entries if e.name not in done]

@@ -17,7 +17,7 @@ from pytensor.graph.replace import graph_replace
 from pytensor.graph.traversal import explicit_graph_inputs, graph_inputs
 from pytensor.tensor.type import TensorType
 
-from dvi.errors import ArgumentError, ArgumentTypeError, ModelError
+from dvi.errors import ArgumentError, ArgumentTypeError, ModelError, suggestion
 from dvi.model.batch import Batch, binding, bound_variables
 from dvi.model.compile import Program
 from dvi.model.layout import Entry, Layout
@@ -259,13 +259,17 @@ def _initial_point(model: pm.Model, start: Mapping[str, Any]) -> dict[str, Any]:
     known = [rv.name for rv in model.free_RVs]
     unknown = [name for name in start if name not in known]
     if unknown:
-        raise ArgumentError(f"start names {unknown}, which are not free variables; the model has {known}")
+        near = suggestion(unknown, known)
+        raise ArgumentError(f"start names {unknown}, which are not free variables; name some of {known}{near}")
     overrides = {model[name]: np.asarray(value) for name, value in start.items()}
-    function = make_initial_point_fn(model=model, overrides=overrides, jitter_rvs=set(), return_transformed=True)
     try:
+        function = make_initial_point_fn(model=model, overrides=overrides, jitter_rvs=set(), return_transformed=True)
         point: dict[str, Any] = function(0)
     except TypeError as error:
-        raise ArgumentError(f"start does not fit the shapes of the variables it names ({error})") from error
+        raise ArgumentError(
+            f"start does not fit the shapes of the variables it names ({error}); give each the shape that "
+            "it has in the model"
+        ) from error
     for rv in model.free_RVs:
         value = np.asarray(point[model.rvs_to_values[rv].name])
         if not np.isfinite(value).all():

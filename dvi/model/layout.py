@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from dvi.errors import ArgumentError
+from dvi.errors import ArgumentError, suggestion
 from dvi.types import AnyArray, FloatArray
 
 
@@ -71,8 +71,9 @@ class Layout:
         for e in self.entries:
             if name in (e.name, e.value_name):
                 return e
-        known = ", ".join(e.name for e in self.entries)
-        raise ArgumentError(f"there is no free variable {name!r}; the model has {known}")
+        known = [e.name for e in self.entries]
+        near = suggestion(name, known)
+        raise ArgumentError(f"there is no free variable {name!r}; the model has {', '.join(known)}{near}")
 
     def names(self) -> list[str]:
         """A label for each element of the flat vector."""

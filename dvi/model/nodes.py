@@ -21,7 +21,7 @@ from pytensor.tensor.random.op import RNGConsumerOp
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.shape import Shape, Shape_i
 
-from dvi.errors import ArgumentError, ArgumentTypeError
+from dvi.errors import ArgumentError, ArgumentTypeError, suggestion
 from dvi.model.draws import rebuilt, transform_inputs, value_piece
 from dvi.model.layout import Layout
 from dvi.model.minibatch import binding, bound_variables
@@ -103,6 +103,11 @@ def sampled(
     seed : int
         Of what is random besides the draws.
     """
+    for node in nodes:
+        if not isinstance(node, Variable):
+            known = isinstance(node, str) and node in model.named_vars
+            hint = f"; give model[{node!r}]" if known else suggestion(node, model.named_vars) or "; give one"
+            raise ArgumentTypeError(f"node={node!r:.80} is not a variable of the model or an expression of them{hint}")
     given = _checked(replacements or {})
     memo: dict[Any, Any] = {**given, **_shape_only(given, [*nodes, *model.free_RVs])}
     z = pt.vector("z", shape=(layout.ndim,), dtype="float64")

@@ -24,7 +24,7 @@ from pytensor.tensor.random.op import RNGConsumerOp
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.shape import Shape, Shape_i
 
-from dvi.errors import ModelError, UnknownNameError
+from dvi.errors import ModelError, UnknownNameError, suggestion
 from dvi.model.batch import Batch, MinibatchVariable, bound_variables
 from dvi.model.compile import BUILDING, INTERPRETED
 from dvi.model.convert import convert_pymc_minibatches
@@ -243,6 +243,7 @@ def _terms(
         raise UnknownNameError(
             f"{unknown} are not variables with one value for each row of a Minibatch; the model has {sorted(batches)}. "
             "Use approx.sample for free variables, and pm.sample_posterior_predictive for data without a Minibatch"
+            f"{suggestion(unknown, batches)}"
         )
     grouped: dict[Batch, list[str]] = {}
     for name in names:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -14,7 +13,7 @@ from typing import Any
 
 import pymc as pm
 
-from dvi.errors import ArgumentError, ArgumentTypeError
+from dvi.errors import ArgumentError, ArgumentTypeError, suggestion
 
 _FORM = "package.module:function, such as models.flights:build"
 
@@ -84,10 +83,9 @@ def _function(module: str, name: str) -> Callable[..., Any]:
             )
     names = vars(importlib.import_module(module))
     if name not in names:
-        close = difflib.get_close_matches(name, names, 1)
         callables = [key for key, value in names.items() if callable(value) and not key.startswith("_")]
-        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(callables) or 'no functions'}"
-        raise ArgumentError(f"module {module} has no {name!r}; {hint}")
+        hint = suggestion(name, names) or f"; it has {', '.join(callables) or 'no functions'}"
+        raise ArgumentError(f"module {module} has no {name!r}{hint}")
     found: Any = names[name]
     if not callable(found):
         raise ArgumentTypeError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dvi.errors import ArgumentError, ArgumentTypeError, ModelError, UnknownNameError
+from dvi.errors import ArgumentError, ArgumentTypeError, ModelError, UnknownNameError, suggestion
 from dvi.model.batch import Batch
 from dvi.model.graph import layout_of
 from dvi.model.pointwise import RowTerm, density_terms, minibatches, predictive_terms, row_variables
@@ -242,7 +242,7 @@ def _names(model: pm.Model, batches: Mapping[str, Batch], var_names: Any, *, obs
     if unknown or not names:
         raise UnknownNameError(
             f"var_names={names} has {unknown or 'nothing'}; of those with a value for each row of a Minibatch there "
-            f"are {allowed}. Use approx.sample for free variables"
+            f"are {allowed}. Use approx.sample for free variables{suggestion(unknown, allowed)}"
         )
     return names
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dvi.errors import ArgumentError, ArgumentTypeError
+from dvi.errors import ArgumentError, ArgumentTypeError, suggestion
 from dvi.types import AnyArray
 
 
@@ -95,6 +95,7 @@ def kind_of(kind: object, group: str, draws: int, quantiles: object) -> Kind:
     if kind != "summary":
         raise ArgumentError(
             f"kind={kind!r} is not allowed; give 'draws' for all draws of a row, or 'summary' for mean, sd, quantiles"
+            f"{suggestion(kind, ('draws', 'summary'))}"
         )
     try:
         levels = tuple(float(q) for q in np.atleast_1d(np.asarray(quantiles, dtype=np.float64)))

@@ -15,7 +15,7 @@ from dvi.data.chunks import rows_per_chunk
 from dvi.data.memory import is_in_memory
 from dvi.data.readers import cast_reader, reader
 from dvi.data.source import Source
-from dvi.errors import ArgumentError, ArgumentTypeError, DataError
+from dvi.errors import ArgumentError, ArgumentTypeError, DataError, suggestion
 from dvi.model.batch import Batch, MinibatchVariable
 from dvi.model.pointwise import RowTerm
 from dvi.types import AnyArray, Reader
@@ -97,6 +97,7 @@ def _by_batch(stands_for: StandsFor, data: Any) -> dict[Batch, dict[int, Any]]:
             what = "names several arrays" if places else "is no array of a Minibatch of the model"
             raise ArgumentError(
                 f"{key!r} {what}, which has {known}; give {{x: x_new}} with the variables that dvi.Minibatch returned"
+                f"{'' if places else suggestion(key, known)}"
             )
         if value is not None:
             found.setdefault(places[0][0], {})[places[0][1]] = value

@@ -6,14 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from rich.console import Console
 
 from dvi.progress.course import Course, Moment
 from dvi.progress.displays import View, choose
 from dvi.progress.status import ELBO, Measure, Status, recent, sparkline
-from dvi.types import FloatArray
+from dvi.types import NO_TIME, FloatArray, Times
 
 __all__ = ["ELBO", "Measure", "Progress", "Status"]
 
@@ -70,6 +70,7 @@ class Progress:
         self._clock = clock
         self._display = choose(console or Console(stderr=True)) if enabled else None
         self._steps = self._rows = self._n_hosts = 0
+        self._times = NO_TIME
         self._hist: FloatArray | None = None
         self._speed = _Speed()
         self._course, self._courses = Course(), courses
@@ -94,7 +95,13 @@ class Progress:
             self._courses.append(self.record())
 
     def update(
-        self, n_steps: int, hist: FloatArray, n_rows: int, n_hosts: int, learning_rate: float | None = None
+        self,
+        n_steps: int,
+        hist: FloatArray,
+        n_rows: int,
+        n_hosts: int,
+        learning_rate: float | None = None,
+        times: Times = NO_TIME,
     ) -> None:
         """Count a block of steps. Costs a look at the clock, but for a few times a second.
 
@@ -110,15 +117,19 @@ class Progress:
             Processes that evaluate lanes.
         learning_rate : float, optional
             Of the next step.
+        times : Times
+            Where the time of the block went; zeros where it is not known.
         """
         self._steps += n_steps
         self._rows += n_rows
+        self._times += times
         self._hist = hist
         self._n_hosts = n_hosts
         now = self._clock()
-        self._course.add(Moment(round(now - self._start, 3), self._steps, self._rows, n_hosts, learning_rate))
+        spent = (round(seconds, 3) for seconds in (self._times.read, self._times.compute, self._times.wait))
+        self._course.add(Moment(round(now - self._start, 3), self._steps, self._rows, n_hosts, learning_rate, *spent))
         if self._speed.is_empty:  # what came before the first block was compiling
-            self._speed.add(now, self._steps, self._rows)
+            self._speed.add(now, self._steps, self._rows, self._times)
         display = self._display
         if display is not None and now >= self._next:
             self._next = now + display.period
@@ -144,7 +155,9 @@ class Progress:
 
     def _status(self) -> Status:
         now = self._clock()
-        step_rate, row_rate = self._speed.add(now, self._steps, self._rows) if self._steps else (None, None)
+        if self._steps:
+            self._speed.add(now, self._steps, self._rows, self._times)
+        step_rate, row_rate = self._speed.rates()
         hist, sign = self._hist, self._measure.sign
         return Status(
             steps=self._steps,
@@ -160,26 +173,46 @@ class Progress:
             nbytes=self._rows * self._row_nbytes,
             n_lanes=self._n_lanes,
             n_hosts=self._n_hosts,
+            times=self._speed.times(),
             running=self._running,
         )
 
 
+class _Counts(NamedTuple):
+    """What there was at one time."""
+
+    seconds: float
+    steps: int
+    rows: int
+    times: Times
+
+
 class _Speed:
-    """Steps and rows per second over the last half minute, from counts at a few moments."""
+    """Steps and rows per second, and where the time goes, over the last half minute, from counts at a few moments."""
 
     def __init__(self) -> None:
-        self._moments: deque[tuple[float, int, int]] = deque()
+        self._counts: deque[_Counts] = deque()
 
     @property
     def is_empty(self) -> bool:
-        return not self._moments
+        return not self._counts
 
-    def add(self, now: float, steps: int, rows: int) -> tuple[float | None, float | None]:
-        moments = self._moments
-        while len(moments) > 1 and moments[1][0] <= now - _SPEED_SECONDS:
-            moments.popleft()
-        moments.append((now, steps, rows))
-        then, steps_then, rows_then = moments[0]
-        if now <= then or steps <= steps_then:
+    def add(self, now: float, steps: int, rows: int, times: Times) -> None:
+        counts = self._counts
+        while len(counts) > 1 and counts[1].seconds <= now - _SPEED_SECONDS:
+            counts.popleft()
+        counts.append(_Counts(now, steps, rows, times))
+
+    def rates(self) -> tuple[float | None, float | None]:
+        """Steps and rows per second; None before there is anything to tell them from."""
+        if self.is_empty:
             return None, None
-        return (steps - steps_then) / (now - then), (rows - rows_then) / (now - then)
+        then, now = self._counts[0], self._counts[-1]
+        seconds = now.seconds - then.seconds
+        if seconds <= 0 or now.steps <= then.steps:
+            return None, None
+        return (now.steps - then.steps) / seconds, (now.rows - then.rows) / seconds
+
+    def times(self) -> Times:
+        """Where the time went."""
+        return NO_TIME if self.is_empty else self._counts[-1].times - self._counts[0].times

@@ -16,6 +16,9 @@ class Moment(NamedTuple):
     rows: int
     hosts: int
     learning_rate: float | None
+    read: float = 0.0  # seconds, as those of Times
+    compute: float = 0.0
+    wait: float = 0.0
 
 
 @dataclass(slots=True)
@@ -27,8 +30,8 @@ class Course:
     >>> course = Course()
     >>> for i in range(1_000):
     ...     course.add(Moment(0.5 * i, i, 100 * i, 1, 0.05))
-    >>> 128 <= len(course.moments) <= 256, course.moments[0], course.to_json()["steps"][-1]
-    (True, Moment(seconds=0.0, steps=0, rows=0, hosts=1, learning_rate=0.05), 999)
+    >>> 128 <= len(course.moments) <= 256, course.moments[0][:5], course.to_json()["steps"][-1]
+    (True, (0.0, 0, 0, 1, 0.05), 999)
     """
 
     moments: list[Moment] = field(default_factory=list)

@@ -35,6 +35,8 @@ class View:
         What comes beside the bar, and below it.
     trend : str
         Shown where characters of different height can be.
+    resources : str
+        What comes below the details.
 
     Examples
     --------
@@ -47,10 +49,11 @@ class View:
     head: str
     details: str
     trend: str = ""
+    resources: str = ""
 
     def line(self) -> str:
         """Everything, in one line."""
-        return f"dvi: {', '.join(filter(None, (self.head, self.details)))}"
+        return f"dvi: {', '.join(filter(None, (self.head, self.details, self.resources)))}"
 
 
 class Display(Protocol):
@@ -74,7 +77,7 @@ def choose(console: Console) -> Display:
 
 
 class _Bar:
-    """Two lines at the bottom of a terminal: a bar with the time left, and the details."""
+    """Lines at the bottom of a terminal: a bar with the time left, the details, and the resources."""
 
     period = _BAR_SECONDS
 
@@ -95,7 +98,8 @@ class _Bar:
         details = Text(view.details, no_wrap=True, overflow="ellipsis")
         if view.trend and self._has_trend:
             details = Text.assemble((view.trend, "cyan"), " ", details, no_wrap=True, overflow="ellipsis")
-        self._live.update(Group(grid, details), refresh=True)
+        lines = [Text(view.resources, no_wrap=True, overflow="ellipsis")] if view.resources else []
+        self._live.update(Group(grid, details, *lines), refresh=True)
 
     def stop(self, view: View) -> None:
         try:
@@ -157,8 +161,9 @@ class _Card:
     def _repr_html_(self) -> str:
         view = self.view
         value = "" if view.total is None else f' value="{view.done}" max="{max(1, view.total)}"'
+        resources = f"<br>{escape(view.resources)}" if view.resources else ""
         trend = f'<span aria-hidden="true">{view.trend}</span> ' if view.trend else ""
         return (
             f'<div><progress{value} style="width: 20em" aria-label="progress"></progress> {escape(view.head)}'
-            f"<br><small>{trend}{escape(view.details)}</small></div>"
+            f"<br><small>{trend}{escape(view.details)}{resources}</small></div>"
         )

@@ -8,7 +8,7 @@ from datetime import timedelta
 import numpy as np
 
 from dvi.progress.displays import View
-from dvi.types import FloatArray
+from dvi.types import NO_TIME, FloatArray, Times
 
 _PART = 20  # what is shown is the mean over the last 1/20 of the steps
 _BARS = "▁▂▃▄▅▆▇█"
@@ -56,6 +56,8 @@ class Status:
         The values over the last half of the steps, as characters of different height.
     nbytes : int
         Bytes of the rows read, decoded; 0 where it is not known.
+    times : Times
+        Where the time of the last steps went; zeros where it is not known.
     """
 
     steps: int
@@ -72,6 +74,7 @@ class Status:
     change: float | None = None
     trend: str = ""
     nbytes: int = 0
+    times: Times = NO_TIME
 
     def count(self) -> str:
         """Steps done and to do.
@@ -99,14 +102,12 @@ class Status:
         return f"{used}, {clock_time((self.total - self.steps) / self.step_rate)} left"
 
     def details(self) -> str:
-        """ELBO and by how much it changes, speeds, and where it runs.
+        """ELBO and by how much it changes, and speeds.
 
         Examples
         --------
-        >>> Status(1_500, 10_000, -1234.5, step_rate=100.0, row_rate=8e5, epoch=1.25, n_lanes=4, n_hosts=1).details()
-        'ELBO -1,234.5, 100 steps/s, 800k rows/s, epoch 1.25, 4 lanes on 1 host'
-        >>> Status(1_500, 10_000, -1234.5, change=3.25, step_rate=100.0, nbytes=2_000_000_000).details()
-        'ELBO -1,234.5 (+3.25), 100 steps/s, 2 GB read'
+        >>> Status(1_500, 10_000, -1234.5, change=3.25, step_rate=100.0, row_rate=8e5, epoch=1.25).details()
+        'ELBO -1,234.5 (+3.25), 100 steps/s, 800k rows/s, epoch 1.25'
         """
         if self.value is None:
             return "preparing"
@@ -118,15 +119,30 @@ class Status:
             parts.append(f"{short(self.row_rate)} rows/s")
         if self.epoch is not None:
             parts.append(f"epoch {self.epoch:.2f}")
+        return ", ".join(parts)
+
+    def resources(self) -> str:
+        """What was read, where it runs, and where its time goes.
+
+        Examples
+        --------
+        >>> from dvi.types import Times
+        >>> Status(1_500, 10_000, nbytes=2_000_000_000, n_lanes=4, n_hosts=1, times=Times(3.0, 20.0, 2.0)).resources()
+        '2 GB read, 4 lanes on 1 host, time: read 12 %, compute 80 %, wait 8 %'
+        """
+        parts = []
         if self.nbytes:
             parts.append(f"{short(self.nbytes, ' ')}B read")
         if self.n_lanes and self.n_hosts:
             parts.append(f"{_plural(self.n_lanes, 'lane')} on {_plural(self.n_hosts, 'host')}")
+        if shares := time_shares(self.times):
+            parts.append(f"time: {shares}")
         return ", ".join(parts)
 
     def view(self) -> View:
         """What a display shows of it."""
-        return View(self.steps, self.total, f"{self.count()}, {self.time()}", self.details(), self.trend)
+        head = f"{self.count()}, {self.time()}"
+        return View(self.steps, self.total, head, self.details(), self.trend, self.resources())
 
 
 def recent(values: FloatArray, before: int = 0) -> float:
@@ -151,6 +167,21 @@ def sparkline(values: FloatArray) -> str:
     span = float(np.ptp(means)) or 1.0
     heights = (len(_BARS) * (means - means.min()) / span).astype(int).clip(0, len(_BARS) - 1)
     return "".join(_BARS[height] for height in heights)
+
+
+def time_shares(times: Times) -> str:
+    """Parts of some time in per cent; nothing where there is none.
+
+    Examples
+    --------
+    >>> time_shares(Times(read=3.0, compute=20.0, wait=2.0)), time_shares(Times())
+    ('read 12 %, compute 80 %, wait 8 %', '')
+    """
+    total = times.read + times.compute + times.wait
+    if total <= 0:
+        return ""
+    parts = {"read": times.read, "compute": times.compute, "wait": times.wait}
+    return ", ".join(f"{name} {seconds / total:.0%}".replace("%", " %") for name, seconds in parts.items())
 
 
 def clock_time(seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import tomllib
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from dvi.errors import ArgumentError, ArgumentTypeError
+from dvi.errors import ArgumentError, ArgumentTypeError, suggestion
 
 _CHECKED = ConfigDict(extra="forbid", strict=True)
 _MOST_DENSITIES = 100_000_000  # held-out rows times draws: 800 MB
@@ -247,7 +246,7 @@ def _parsed(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(f"{path} cannot be read ({error}): give the path of a TOML file.") from None
     except tomllib.TOMLDecodeError as error:
-        raise ArgumentError(f"{path} is not TOML: {error}.") from None
+        raise ArgumentError(f"{path} is not TOML: {error}. Repair that line.") from None
 
 
 def _told(error: Any) -> str:
@@ -277,5 +276,4 @@ def _names(tables: list[Any]) -> list[str]:
 
 
 def _nearest(given: str, allowed: list[str]) -> str:
-    close = difflib.get_close_matches(given, allowed, 1)
-    return f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(allowed)}"
+    return suggestion(given, allowed).removeprefix("; ") or f"allowed are {', '.join(allowed)}"

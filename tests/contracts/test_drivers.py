@@ -16,6 +16,7 @@ import dvi
 from dvi.errors import NonFiniteError
 
 PLACES: dict[str, dict[str, Any]] = {
+    "one thread": {"threads": 1},
     "two threads": {"threads": 2},
     "five threads": {"threads": 5},
     "one worker in this process": {"processes": False, "n_workers": 1, "threads_per_worker": 2},
@@ -114,6 +115,19 @@ def fit(models: dict[str, pm.Model], name: str, **where: Any) -> dvi.Approximati
 def test_the_bits_are_those_of_one_thread(name: str, models: dict[str, pm.Model], alone: dict[str, str]) -> None:
     with place(PLACES[name]) as where:
         assert {name: digest(fit(models, name, **where)) for name in METHODS} == alone
+
+
+@pytest.mark.parametrize(
+    ("name", "waits"), [("one thread", False), ("two threads", True), ("two workers in this process", True)]
+)
+def test_a_fit_tells_where_its_time_went(name: str, waits: bool, models: dict[str, pm.Model]) -> None:
+    with place(PLACES[name]) as where:
+        course = fit(models, "advi, robust", **where).run["course"][0]
+    read, compute, wait, seconds = (course[name][-1] for name in ("read", "compute", "wait", "seconds"))
+    assert read >= 0
+    assert compute > 0
+    assert (wait > 0) == waits
+    assert read + compute + wait <= seconds + 0.01  # rounded
 
 
 @pytest.mark.parametrize("name", ["two threads", "two workers in this process"])

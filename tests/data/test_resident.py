@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,6 +82,26 @@ def test_arrays_in_memory_are_not_copied_where_every_step_takes_all_rows() -> No
     with ThreadPoolExecutor(1) as background:
         stream = Stream(source, layout, background, Budget(0))
         assert all(np.shares_memory(b[0], DATA) for lane in range(2) for b in stream.blocks(0, lane))
+
+
+def test_waiting_for_rows_is_timed_once_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    class Slow(Counted):
+        def read(self, chunk: int) -> tuple[AnyArray, ...]:
+            nonlocal now
+            now += 2.0
+            return super().read(chunk)
+
+    monkeypatch.setattr("dvi.data.stream.time", SimpleNamespace(perf_counter=lambda: now))
+    source, layout = Slow(Source(("x",), (reader(DATA),), STARTS)), plan(8, lanes=1)
+    with ThreadPoolExecutor(1) as background:
+        stream = Stream(source, layout, background)
+        first = next(iter(stream.rows(0, 0)))
+        assert stream.waiting.take() == 2.0
+        next(iter(stream.rows(0, 0)))
+        assert stream.waiting.take() == 0.0
+        assert len(first)
 
 
 def test_lanes_that_leave_give_their_bytes_back() -> None:

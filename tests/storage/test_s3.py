@@ -101,6 +101,15 @@ def test_ingest_from_a_url(s3: Service, tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(found["y"].values, table()["y"].to_numpy())
 
 
+def test_ingest_of_a_pattern(s3: Service, tmp_path: Path) -> None:
+    folder = s3.url("parts")
+    for name, part in (("a", table()[:50]), ("b", table()[50:])):
+        part.to_parquet(tmp_path / name, index=False)
+        s3.put(f"{folder}/{name}.parquet", (tmp_path / name).read_bytes())
+    found = dvi.ingest(f"{folder}/*.parquet", tmp_path / "rows.zarr", shuffle=False, progressbar=False)
+    np.testing.assert_array_equal(found["y"].values, table()["y"].to_numpy())
+
+
 def test_options_take_the_place_of_the_environment(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in service.environment:
         monkeypatch.delenv(name, raising=False)

@@ -20,7 +20,7 @@ from dvi.errors import DataError
 from dvi.execution.lane import Problem, tune_allocator
 from dvi.execution.threads import ThreadsExecutor
 from dvi.execution.tree import Message, Node, aligned, assign, combine, height
-from dvi.types import AnyArray, Evaluation, FloatArray, Report, Round, State, StepInfo, Training, Work
+from dvi.types import AnyArray, Evaluation, FloatArray, Report, Round, State, StepInfo, Times, Training, Work
 
 START_SECONDS = 600.0  # to compile and to read the first rows
 STEP_SECONDS = 10.0  # or SLOWER times the slowest step so far, after which a host that does not answer is given up
@@ -88,7 +88,10 @@ class LaneHost:
     def evaluate(self, step: int, Z: FloatArray) -> Message:
         """Complete subtrees of this host's lanes."""
         assert self._executor is not None
-        return Message.pack(self._executor.partial(Round(step, np.array(Z)), self._leaves))
+        self._executor.spent(0.0)
+        started = time.perf_counter()
+        evaluations = self._executor.partial(Round(step, np.array(Z)), self._leaves)
+        return Message.pack(evaluations, self._executor.spent(time.perf_counter() - started))
 
     @_returning_errors
     def map(self, work: Work) -> list[Any]:
@@ -153,6 +156,7 @@ class ParameterServer:
         self._running = self._stopping = False
         self._slowest = START_SECONDS / SLOWER  # seconds of a step; a guess before the first
         self._waited: dict[str, float] = {}  # seconds in this block of steps, by host
+        self._read = self._idle = 0.0  # seconds in this block of steps, of the mean host
         self._timed = False
 
     def use(self, training: bytes) -> None:
@@ -183,7 +187,9 @@ class ParameterServer:
         lost: tuple[str, ...] = ()
         failure: Exception | None = None
         self._waited = {}
+        self._read = self._idle = 0.0
         self._running = True
+        started = time.perf_counter()
         try:
             while len(objectives) < n_steps and not self._stopping:
                 self._state, info = await self._step(self._state, hosts)
@@ -196,7 +202,9 @@ class ParameterServer:
         finally:
             self._running = False
         waits = {address: waited / max(1, len(objectives)) for address, waited in self._waited.items()}
-        return Block(Report(self._state, np.array(objectives), n_rows), lost, failure, waits)
+        compute = max(0.0, time.perf_counter() - started - self._read - self._idle)
+        times = Times(self._read, compute, self._idle)
+        return Block(Report(self._state, np.array(objectives), n_rows, times=times), lost, failure, waits)
 
     async def _step(self, state: State, hosts: dict[str, str]) -> tuple[State, StepInfo]:
         steps = self._training.step(state)
@@ -210,11 +218,20 @@ class ParameterServer:
             if isinstance(request, Work):
                 answer = await self._share(request, hosts)
             else:
+                started = time.perf_counter()
                 messages = await self._ask(dict.fromkeys(hosts, ("evaluate", (request.step, request.Z))), hosts)
+                self._time(time.perf_counter() - started, [message.times for message in messages])
                 nodes: dict[Node, Evaluation] = {}
                 for message in messages:
                     nodes |= message.unpack()
                 answer = combine(nodes, self._n_leaves)[height(self._n_leaves), 0]
+
+    def _time(self, seconds: float, hosts: list[Times]) -> None:
+        """Add up where the seconds of an evaluation went: what hosts did not read or compute in, they waited."""
+        read = sum(times.read for times in hosts) / len(hosts)
+        compute = sum(times.compute for times in hosts) / len(hosts)
+        self._read += read
+        self._idle += seconds - read - compute
 
     async def _share(self, work: Work, hosts: dict[str, str]) -> list[Any]:
         """Results of some work, of which every host does a run."""

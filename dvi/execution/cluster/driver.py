@@ -23,7 +23,7 @@ from dvi.execution.cluster.actors import START_SECONDS, STEP_SECONDS, Block, Lan
 from dvi.execution.cluster.workers import live_workers, wait_for_workers
 from dvi.execution.lane import Problem
 from dvi.execution.tree import assign
-from dvi.types import FloatArray, Report, State, Training
+from dvi.types import FloatArray, Report, State, Times, Training
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class ClusterDriver:
     def advance(self, state: State, n_steps: int) -> Report:
         """Run ``n_steps`` steps from a state, healing what is lost on the way."""
         objectives: list[FloatArray] = []
-        n_rows, target, fruitless = 0, state.step + n_steps, 0
+        n_rows, target, fruitless, times = 0, state.step + n_steps, 0, Times()
         while state.step < target and not self._interrupted:
             self._place(state)
             started = time.monotonic()
@@ -158,12 +158,13 @@ class ClusterDriver:
             state = block.report.state
             objectives.append(block.report.objectives)
             n_rows += block.report.n_rows
+            times += block.report.times
             lanes = {address: len(placed.leaves) for address, placed in self._hosts.items()}
             dashboard.tell(self._client, block.report, time.monotonic() - started, lanes, block.waits)
             for address in block.lost:
                 self._note("the lane host went away", address, f"step {state.step}")
                 self._give_up(address)
-        return Report(state, np.concatenate(objectives or [np.empty(0)]), n_rows, self._interrupted)
+        return Report(state, np.concatenate(objectives or [np.empty(0)]), n_rows, self._interrupted, times)
 
     def _run(self, state: State, n_steps: int) -> Block | None:
         """A block of steps from the server, or None if the server is lost."""
