@@ -13,7 +13,6 @@ import pytest
 import dvi
 from dvi.persistence.leases import take
 from dvi.persistence.places import place_of
-from dvi.retraining import leasing
 from dvi.retraining.runs import Runs
 from tests.retraining.models import config_of, deliver, delivery
 from tests.retraining.processes import KILLED, POINTS, Processes, processes
@@ -100,8 +99,7 @@ def test_two_at_once(parent: Processes, folder: Path, undisturbed: dict[str, Any
     assert state(folder) == undisturbed
 
 
-def test_two_at_once_in_an_object_store(s3: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leasing, "STALE_SECONDS", -leasing._ASK_SECONDS)
+def test_two_at_once_in_an_object_store(s3: Service) -> None:
     config = config_of(s3.url("two"))
     lease = take(place_of(config["runs"]["folder"]))
     outcome = dvi.retrain(config)
