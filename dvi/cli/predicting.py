@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dvi.cli.application import app, reporting
+from dvi.cli.application import Settings, app, opener, reporting
 from dvi.cli.fitting import Data, Threads, build_model
 from dvi.cli.inspecting import open_store
 
@@ -35,6 +35,7 @@ def predict(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions.")] = False,
+    storage_option: Settings = None,
 ) -> None:
     """Predict every row of a store, chunk by chunk, into another one.
 
@@ -43,11 +44,12 @@ def predict(
     """
     import dvi
 
+    opened = opener(storage_option, run, out, data, new)
     dvi.predict(
-        dvi.load(run),
-        None if new is None else open_store(new),
-        out,
-        model=build_model(model, data),
+        dvi.load(opened(run)),
+        None if new is None else open_store(new, opened(new)),
+        opened(out),
+        model=build_model(model, data, opened),
         draws=draws,
         kind=kind.value,
         random_seed=seed,

@@ -126,8 +126,10 @@ class StoreLease:
         of obstore can be asked to write where there is nothing, so that there is no need to wait.
         """
         lease = cls(target, uuid.uuid4().hex)
-        lease._objects.create(_KEY, lease._record())
         found, certain = lease._found(), not isinstance(target.store, FsspecStore)
+        if not found:  # some services overwrite what is there, whatever they are asked
+            lease._objects.create(_KEY, lease._record())
+            found = lease._found()
         if found.get("owner") != lease.owner and lease._is_free(found):
             lease._objects.write(_KEY, lease._record())
             found, certain = lease._found(), False
