@@ -13,9 +13,9 @@ import pytest
 import dvi
 from dvi.persistence.leases import take
 from dvi.persistence.places import place_of
-from dvi.retraining.runs import Runs
 from tests.retraining.models import config_of, deliver, delivery
 from tests.retraining.processes import KILLED, POINTS, Processes, processes
+from tests.retraining.states import state
 from tests.storage.service import Service
 
 
@@ -47,17 +47,6 @@ def before(parent: Processes, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(before: Path, tmp_path: Path) -> Path:
     """A copy to work in."""
     return shutil.copytree(before, tmp_path / "copy")
-
-
-def state(folder: object) -> dict[str, Any]:
-    """Pointer, records, and the bits of approximations."""
-    runs = Runs(config_in(folder)["runs"]["folder"])
-    found: dict[str, Any] = {"promoted": runs.promoted()}
-    for name in runs.names():
-        approx = dvi.load(runs.place(name, "approximation.zarr"))
-        found[name] = approx.theta.tobytes(), approx.hist.tobytes(), runs.has(f"{name}/report.html")
-        found |= {f"{name}/{key}": runs.read(f"{name}/{key}.json") for key in ("plan", "verdict", "run")}
-    return found
 
 
 @pytest.fixture(scope="module")
