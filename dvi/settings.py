@@ -92,7 +92,7 @@ class Settings:
         if self.max_seconds is not None:
             positive("max_seconds", self.max_seconds)
         check_int("max_steps", self.max_steps, 1, "number of steps")
-        if self.storage_options and self.checkpoint is None:
+        if self.storage_options is not None and self.checkpoint is None:
             raise ArgumentError("storage_options are for the URL of a checkpoint; give checkpoint=, or leave them out")
         check_int("keep", self.keep, 1, "number of checkpoints")
         for name, least, what in _COUNTS:

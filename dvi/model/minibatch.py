@@ -95,7 +95,7 @@ def Minibatch(  # noqa: N802
     labels = tuple(_label(array, name or "minibatch", i) for i, array in enumerate(arrays))
     dtypes = _one_for_each("dtype", dtype, len(arrays), common=True)
     options = [storage_options if isinstance(array, str) else None for array in arrays]
-    if storage_options and not any(options):
+    if storage_options is not None and not any(isinstance(array, str) for array in arrays):
         raise ArgumentError("storage_options are for URLs, and no array is one; leave them out")
     opened = [reader(array, storage_options=own) for array, own in zip(arrays, options, strict=True)]
     readers = [cast_reader(found, wanted) for found, wanted in zip(opened, dtypes, strict=True)]
