@@ -1,6 +1,6 @@
 # Every target needs only git, make, and Python 3.12 to 3.14 or uv: .ci/venv makes .venv and installs into it.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format typecheck gate bench soak fuzz audit test-slurm test-image docs lock clean
+.PHONY: help demo test lint format typecheck gate bench soak soak-retrain fuzz audit test-slurm test-image docs lock clean
 .DELETE_ON_ERROR:
 
 BIN := .venv/bin
@@ -11,7 +11,7 @@ ARGS ?=
 export PYTHON
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  ARGS=... is passed on by demo, test, bench and docs; PYTHON=/path/to/python names the interpreter of .venv."
 
@@ -41,6 +41,9 @@ bench: $(BENCH_INSTALLED) ## Run the benchmarks, tests/benchmarks/bench_*.py: a 
 
 soak: $(INSTALLED) ## Kill processes of fits at random moments, and compare bits: tests/integration/soak.py
 	$(BIN)/python -m tests.integration.soak $(ARGS)
+
+soak-retrain: $(INSTALLED) ## Kill scheduled runs at random moments, and compare their state: tests/retraining/soak.py
+	$(BIN)/python -m tests.retraining.soak $(ARGS)
 
 fuzz: $(INSTALLED) ## Give hostile input to everything that reads some: tests/fuzz
 	DVI_FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/fuzz --override-ini timeout=0 --capture=no $(ARGS)

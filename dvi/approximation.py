@@ -387,14 +387,11 @@ class Approximation:
 
         save(self, store, overwrite=overwrite, storage_options=storage_options)
 
-    def report(self, path: Any) -> Path:
-        """Write what there is to know of the fit to one HTML page that needs no network; see :mod:`dvi.report`.
+    def report(self, path: Any, *, storage_options: Mapping[str, Any] | None = None) -> Path | str:
+        """Write the fit to one HTML page that needs no network, at a path or URL; see :func:`dvi.report.write_report`.
 
-        Parameters
-        ----------
-        path : path
-            Of the page. What is there is replaced.
+        What is there is replaced. The ``storage_options`` are those of :func:`dvi.open_store`.
         """
         from dvi.report import write_report
 
-        return write_report(self, path)
+        return write_report(self, path, storage_options)

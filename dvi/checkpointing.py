@@ -36,7 +36,7 @@ def checkpointing(
     if settings.checkpoint is None:
         yield None
         return
-    target = place_of(settings.checkpoint)
+    target = place_of(settings.checkpoint, settings.storage_options)
     if fresh:
         check_new(target)
     with terminable():

@@ -66,6 +66,7 @@ def fit(n: int | None = 10_000, method: Any = "advi", model: pm.Model | None = N
         ``checkpoint`` : path, URL or Zarr store where nothing is yet. What :func:`dvi.resume` goes on from, and
         :func:`dvi.load` reads, is written there beside the fit, and once more however it ends.
         ``checkpoint_every`` : float, seconds between two checkpoints (60). ``keep`` : int, how many stay (2).
+        ``storage_options`` : mapping, for a ``checkpoint`` that is a URL, as in :func:`dvi.open_store`.
 
     Returns
     -------

@@ -30,6 +30,7 @@ def resume(
     progressbar: bool = True,
     obj_optimizer: Any = None,
     more_replacements: Mapping[Any, Any] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Approximation:
     """Go on with a fit that was started with ``checkpoint=``, and end where it would have ended, bit for bit.
 
@@ -55,6 +56,8 @@ def resume(
         Needed where the fit had one that is not of dvi, or whose learning rate is a function or a shared variable.
     more_replacements : dict, optional
         Needed where the fit had some.
+    storage_options : mapping, optional
+        For a URL, as in :func:`dvi.open_store`.
 
     Returns
     -------
@@ -84,13 +87,15 @@ def resume(
     >>> len(approx.hist), len(longer.hist), bool((longer.hist[:200] == approx.hist).all())
     (200, 300, True)
     """
-    label, saved, model = label_of(place_of(store)), read_checkpoint(store), model_of(model)
+    label, model = label_of(place_of(store, storage_options)), model_of(model)
+    saved = read_checkpoint(store, storage_options)
     approx = saved.approximation
     check_model(model, approx.layout, label)
     approx.model = model
     given = {
         "callbacks": callbacks, "obj_optimizer": obj_optimizer, "more_replacements": more_replacements,
         "client": client, "threads": threads, "progressbar": progressbar, "checkpoint": store,
+        "storage_options": storage_options,
     }  # fmt: skip
     with _undamaged(label):
         before = saved.record["settings"]["n"]

@@ -23,7 +23,8 @@ CONSTRUCTION = ("random_seed", "start", "start_sigma", "init")
 RUN = (
     "callbacks", "obj_optimizer", "obj_n_mc", "total_grad_norm_constraint", "progressbar", "client", "threads", "lanes",
     "score", "more_replacements", "include_transformed", "backend", "progressbar_theme",
-    "tolerance", "max_steps", "max_seconds", "checkpoint", "checkpoint_every", "keep", "on_nonfinite", "cache_bytes",
+    "tolerance", "max_steps", "max_seconds", "checkpoint", "checkpoint_every", "keep", "storage_options",
+    "on_nonfinite", "cache_bytes",
 )  # fmt: skip
 _WITH_DEFAULTS = ("tolerance", "max_steps", "max_seconds", "checkpoint_every", "keep", "on_nonfinite", "cache_bytes")
 _STORED = {  # keywords of a run that a checkpoint holds, and the fields that they become
@@ -74,6 +75,7 @@ class Settings:
     checkpoint: Any = None
     checkpoint_every: float = 60.0  # seconds
     keep: int = 2
+    storage_options: Mapping[str, Any] | None = None
     on_nonfinite: str = "raise"
     cache_bytes: int | None = None
 
@@ -89,6 +91,8 @@ class Settings:
         if self.max_seconds is not None:
             positive("max_seconds", self.max_seconds)
         check_int("max_steps", self.max_steps, 1, "number of steps")
+        if self.storage_options is not None and self.checkpoint is None:
+            raise ArgumentError("storage_options are for the URL of a checkpoint; give checkpoint=, or leave them out")
         check_int("keep", self.keep, 1, "number of checkpoints")
         for name, least, what in _COUNTS:
             if getattr(self, name) is not None:
@@ -148,6 +152,7 @@ def make_settings(n: int | None, run: Mapping[str, Any]) -> Settings:
         include_transformed=run.get("include_transformed"),
         live_rate=live_rate(run.get("obj_optimizer")),
         checkpoint=run.get("checkpoint"),
+        storage_options=run.get("storage_options"),
         **{name: run[name] for name in _WITH_DEFAULTS if name in run},
     )
 

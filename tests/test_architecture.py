@@ -135,7 +135,7 @@ TABLE = {
     ),
     "dvi.plots": Row(f"{BASE} dvi.approximation dvi.diagnostics", "numpy xarray arviz arviz_base matplotlib"),
     "dvi.report": Row(
-        f"{BASE} dvi.approximation dvi.diagnostics dvi.plots dvi.progress dvi.summary",
+        f"{BASE} dvi.data dvi.approximation dvi.diagnostics dvi.persistence dvi.plots dvi.progress dvi.summary",
         "numpy pandas pymc arviz graphviz jinja2 matplotlib",
     ),
     "dvi.retraining": Row(

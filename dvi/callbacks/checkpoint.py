@@ -34,6 +34,8 @@ class Checkpoint(Callback):
     keep : int
         Number of saves to keep, at least 1. With more than one ``store`` is a path or URL, whose name gets a number
         from 0 to ``keep - 1``; each save replaces the oldest.
+    storage_options : mapping, optional
+        For a URL, as in :func:`dvi.open_store`.
 
     Attributes
     ----------
@@ -53,13 +55,14 @@ class Checkpoint(Callback):
     >>> dvi.load(checkpoint.latest)  # doctest: +SKIP
     """
 
-    def __init__(self, store: Any, *, every: int = 1_000, keep: int = 1) -> None:
+    def __init__(self, store: Any, *, every: int = 1_000, keep: int = 1, storage_options: Any = None) -> None:
         from dvi.persistence.places import check_free, place_of
 
         self.every = count("every", every, 1)
         self.stores = _stores(store, count("keep", keep, 1))
+        self._options = storage_options
         for place in self.stores:
-            check_free(place_of(place), overwrite=True)
+            check_free(place_of(place, storage_options), overwrite=True)
         self.latest: Any = None
         self._step = 0  # of the last save that was tried
         self._saves = 0
@@ -76,7 +79,7 @@ class Checkpoint(Callback):
         self._step = i
         store = self.stores[self._saves % len(self.stores)]
         try:
-            approx.save(store, overwrite=True)
+            approx.save(store, overwrite=True, storage_options=self._options)
         except OSError as error:
             self._report(f"the checkpoint at step {i} was not saved: {error}")
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -39,6 +40,17 @@ app = typer.Typer(
 )
 
 
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage-option",
+        metavar="NAME=VALUE",
+        help="Setting of the URLs, such as endpoint=http://minio:9000. May be repeated. Leave secrets to the "
+        "environment, where they are on no list of processes.",
+    ),
+]
+
+
 def main() -> None:
     """Run the command line: what the console script ``dvi`` calls."""
     app(prog_name="dvi")
@@ -64,6 +76,33 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(INTERRUPTED) from None
 
     return run
+
+
+def opener(settings: list[str] | None, *stores: str | None) -> Callable[[str], Any]:
+    """What opens the stores of a command, with its settings where they are URLs; one has to be then."""
+    import dvi
+
+    options = options_of(settings)
+    if settings and not any(map(is_url, stores)):
+        raise ArgumentError("--storage-option is for URLs, and no store of the command is one; leave it out")
+
+    def opened(where: str) -> Any:
+        return dvi.open_store(where, options if is_url(where) else None)
+
+    return opened
+
+
+def options_of(settings: list[str] | None) -> dict[str, str]:
+    """Names and values of the settings of a command."""
+    for setting in settings or []:
+        if not re.fullmatch(r"\w+=.*", setting, re.DOTALL):
+            raise ArgumentError(f"--storage-option {setting} is not allowed; give a name and a value, NAME=VALUE")
+    return dict(setting.split("=", 1) for setting in settings or [])
+
+
+def is_url(where: str | None) -> bool:
+    """Whether a store is far away."""
+    return where is not None and "://" in where and not where.startswith("file:")
 
 
 def complain(message: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dvi.cli.application import app, reporting
+from dvi.cli.application import Settings, app, opener, reporting
 from dvi.cli.inspecting import AsJson, approximation_facts, open_store
 from dvi.errors import ArgumentError, ClusterError
 
@@ -46,6 +46,7 @@ def fit(
     threads: Threads = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
+    storage_option: Settings = None,
 ) -> None:
     """Fit a model, and save the approximation.
 
@@ -58,13 +59,15 @@ def fit(
     from dvi.methods import make_inference
     from dvi.persistence import check_writable
 
-    check_writable(out, overwrite)
-    inference = make_inference(method, build_model(model, data), random_seed=seed)
+    opened = opener(storage_option, out, data, checkpoint)
+    where = opened(out)
+    check_writable(where, overwrite)
+    inference = make_inference(method, build_model(model, data, opened), random_seed=seed)
     inference.approx.run["model"] = model
     with client_of(scheduler, threads) as client:
         n = None if until_converged else steps or _STEPS
-        approx = inference.fit(n, checkpoint=checkpoint, client=client, threads=threads)
-    _save(approx, out, overwrite, as_json)
+        approx = inference.fit(n, checkpoint=checkpoint and opened(checkpoint), client=client, threads=threads)
+    _save(approx, out, where, overwrite, as_json)
 
 
 @app.command()
@@ -83,6 +86,7 @@ def resume(
     threads: Threads = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
+    storage_option: Settings = None,
 ) -> None:
     """Go on with a fit from its last checkpoint, and save the approximation.
 
@@ -91,21 +95,23 @@ def resume(
     import dvi
     from dvi.persistence import check_writable
 
+    opened = opener(storage_option, checkpoint, out, data)
+    begun, where = opened(checkpoint), opened(out)
     if model is None:
-        recorded = dvi.load(checkpoint).run.get("model")
+        recorded = dvi.load(begun).run.get("model")
         hint = f" The fit was started with {recorded!r}: pass it if you trust it." if isinstance(recorded, str) else ""
         raise ArgumentError(f"--model is needed, as no name in a file is ever imported.{hint}")
-    check_writable(out, overwrite)
+    check_writable(where, overwrite)
     with client_of(scheduler, threads) as client:
-        approx = dvi.resume(checkpoint, build_model(model, data), steps, client=client, threads=threads)
-    _save(approx, out, overwrite, as_json)
+        approx = dvi.resume(begun, build_model(model, data, opened), steps, client=client, threads=threads)
+    _save(approx, out, where, overwrite, as_json)
 
 
-def build_model(reference: str, data: str | None) -> pm.Model:
+def build_model(reference: str, data: str | None, opened: Callable[[str], Any]) -> pm.Model:
     """The model that a function returns, called with the data where there are any."""
     from dvi.model.reference import model_from
 
-    return model_from(reference) if data is None else model_from(reference, data=open_store(data))
+    return model_from(reference) if data is None else model_from(reference, data=open_store(data, opened(data)))
 
 
 @contextmanager
@@ -126,6 +132,6 @@ def client_of(scheduler: str | None, threads: int | None) -> Iterator[Any]:
         yield client
 
 
-def _save(approx: Approximation, out: str, overwrite: bool, as_json: bool) -> None:
-    approx.save(out, overwrite=overwrite)
+def _save(approx: Approximation, out: str, where: Any, overwrite: bool, as_json: bool) -> None:
+    approx.save(where, overwrite=overwrite)
     typer.echo(json.dumps(approximation_facts(out, approx)) if as_json else out)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dvi.cli.application import app, reporting
+from dvi.cli.application import Settings, app, opener, reporting
 from dvi.errors import StoreError, StoreNotFoundError
 
 if TYPE_CHECKING:
@@ -33,43 +33,40 @@ _WIDE = 1_000  # columns of a pipe, where nothing is cut off
 def info(
     store: Annotated[str, typer.Argument(help="Path or URL of a Zarr group or array, or of a saved approximation.")],
     as_json: AsJson = False,
+    storage_option: Settings = None,
 ) -> None:
     """Say what is in a store."""
-    ds = open_store(store)
+    where = opener(storage_option, store)(store)
+    ds = open_store(store, where)
     if "dvi_format" in ds.attrs:
         import dvi
 
-        approximation = approximation_facts(store, dvi.load(store))
+        approximation = approximation_facts(store, dvi.load(where))
         typer.echo(json.dumps(approximation)) if as_json else _print_approximation(approximation)
     else:
         arrays = array_facts(store, ds)
         typer.echo(json.dumps(arrays)) if as_json else _print_arrays(arrays)
 
 
-def open_store(store: str) -> xr.Dataset:
-    """A Zarr group, or an array as a dataset of one variable."""
+def open_store(store: str, where: Any) -> xr.Dataset:
+    """A Zarr group, or an array as a dataset of one variable, from where its name was opened."""
     import xarray as xr
 
-    import dvi
-
-    where = dvi.open_store(store)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated", RuntimeWarning)
             ds: xr.Dataset = xr.open_zarr(where, chunks=None)
     except Exception as error:  # stores raise whatever they like
-        return _open_array(store, error)
+        return _open_array(store, where, error)
     return ds
 
 
-def _open_array(store: str, reason: Exception) -> xr.Dataset:
+def _open_array(store: str, where: Any, reason: Exception) -> xr.Dataset:
     import dask.array
     import xarray as xr
 
-    import dvi
-
     try:
-        array = dask.array.from_zarr(dvi.open_store(store))
+        array = dask.array.from_zarr(where)
     except Exception:  # neither a group nor an array
         if "://" not in store and not Path(store).exists():
             raise StoreNotFoundError(f"There is nothing at {store}; give the path or URL of a Zarr store.") from None

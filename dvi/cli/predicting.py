@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dvi.cli.application import app, reporting
+from dvi.cli.application import Settings, app, opener, reporting
 from dvi.cli.fitting import Data, Scheduler, Threads, build_model, client_of
 from dvi.cli.inspecting import AsJson, array_facts, open_store
 
@@ -38,6 +38,7 @@ def predict(
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions.")] = False,
     as_json: AsJson = False,
+    storage_option: Settings = None,
 ) -> None:
     """Predict every row of a store, chunk by chunk, into another one.
 
@@ -46,13 +47,14 @@ def predict(
     """
     import dvi
 
-    approx, built = dvi.load(run), build_model(model, data)
-    rows = None if new is None else open_store(new)
+    opened = opener(storage_option, run, out, data, new)
+    approx, where, built = dvi.load(opened(run)), opened(out), build_model(model, data, opened)
+    rows = None if new is None else open_store(new, opened(new))
     with client_of(scheduler, threads) as client:
         dvi.predict(
             approx,
             rows,
-            out,
+            where,
             model=built,
             draws=draws,
             kind=kind.value,
@@ -61,4 +63,4 @@ def predict(
             threads=threads,
             overwrite=overwrite,
         )
-    typer.echo(json.dumps(array_facts(out, open_store(out))) if as_json else out)
+    typer.echo(json.dumps(array_facts(out, open_store(out, where))) if as_json else out)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dvi.cli.application import app, reporting
+from dvi.cli.application import Settings, app, is_url, opener, options_of, reporting
 from dvi.cli.inspecting import AsJson, array_facts, print_arrays
 from dvi.errors import ArgumentError
 
@@ -27,15 +27,17 @@ def ingest(
     seed: Annotated[int, typer.Option(help="Seed of the shuffle.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store.")] = False,
     as_json: AsJson = False,
+    storage_option: Settings = None,
 ) -> None:
     """Write data as a shuffled, chunked Zarr group, the store that dvi reads fastest."""
+    opened = opener(storage_option, source, store)
     packed = dict(_parse_pack(text) for text in pack or [])
 
     import dvi
 
     ds = dvi.ingest(
         source,
-        store,
+        opened(store),
         columns=None if columns is None else columns.split(","),
         pack=packed or None,
         dropna=dropna,
@@ -43,6 +45,7 @@ def ingest(
         shuffle=shuffle,
         random_seed=seed,
         overwrite=overwrite,
+        source_options=options_of(storage_option) if is_url(source) else None,
     )
     typer.echo(json.dumps(array_facts(store, ds))) if as_json else print_arrays(store, ds)
 

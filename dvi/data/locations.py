@@ -25,10 +25,10 @@ type Options = Mapping[str, Any]
 
 _AMAZON = ("s3", "s3a")
 _OBJECT_STORES = (*_AMAZON, "gs", "az", "azure", "abfs", "abfss", "adl")
-_RETRY = {
-    "max_retries": 6,
+_RETRY = {  # a minute in all, and never less than ten seconds: a service that restarts should not end a fit
+    "max_retries": 10,
     "retry_timeout": dt.timedelta(seconds=300),  # more than one request that hangs
-    "backoff": {"init_backoff": dt.timedelta(seconds=0.2), "max_backoff": dt.timedelta(seconds=10), "base": 2},
+    "backoff": {"init_backoff": dt.timedelta(seconds=0.5), "max_backoff": dt.timedelta(seconds=10), "base": 4},
 }
 _CLIENT = {"allow_http": True, "connect_timeout": "10s", "timeout": "120s"}  # http where the endpoint says so
 _CREDENTIALS_SECONDS = 300.0  # between two looks at credentials, which botocore renews well before they end

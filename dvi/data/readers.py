@@ -19,7 +19,7 @@ import zarr
 from dvi.data import unwrap, zarr_arrays
 from dvi.data.chunks import check_array, without_secrets
 from dvi.data.derived import CastReader, RowNumberReader, cast_reader
-from dvi.data.locations import open_store, reachable
+from dvi.data.locations import Options, open_store, reachable
 from dvi.data.memory import DeliveredReader, DetachedReader, MemoryReader
 from dvi.data.stored import XarrayReader, ZarrReader, label_of
 from dvi.errors import ArgumentError, ArgumentTypeError, DataError, DviError, StoreError, StoreNotFoundError
@@ -41,7 +41,7 @@ MEMORY_BYTES = 2**30
 logger = logging.getLogger(__name__)
 
 
-def reader(value: object, *, missing: Missing = "raise") -> Reader:
+def reader(value: object, *, missing: Missing = "raise", storage_options: Options | None = None) -> Reader:
     """Turn an array, wherever it is, into a `Reader` of its rows.
 
     Parameters
@@ -52,6 +52,8 @@ def reader(value: object, *, missing: Missing = "raise") -> Reader:
     missing
         What a chunk that is absent from a Zarr store means: ``"raise"`` refuses the array, ``"fill"`` reads it as the
         array's fill value, which is what Zarr does in silence.
+    storage_options : mapping, optional
+        For a URL; see `open_store`.
 
     Raises
     ------
@@ -75,7 +77,7 @@ def reader(value: object, *, missing: Missing = "raise") -> Reader:
     if all(hasattr(value, name) for name in ("read", "chunk_rows", "label")):
         return cast(Reader, value)
     if isinstance(value, str | PathLike):
-        value = open_array(value)
+        value = open_array(value, storage_options)
     if isinstance(value, zarr.Array):
         return _zarr_reader(value, missing)
     if _is_instance(value, "xarray", "DataArray", "Variable"):
@@ -85,12 +87,12 @@ def reader(value: object, *, missing: Missing = "raise") -> Reader:
     return MemoryReader(_numpy(value))
 
 
-def open_array(path: str | PathLike[str]) -> zarr.Array[Any]:
+def open_array(path: str | PathLike[str], storage_options: Options | None = None) -> zarr.Array[Any]:
     """Open the Zarr array at a local path or URL for reading."""
     where = without_secrets(str(path))
     try:
         with reachable(where):
-            node = zarr.open(open_store(path if isinstance(path, str) else Path(path)), mode="r")
+            node = zarr.open(open_store(path if isinstance(path, str) else Path(path), storage_options), mode="r")
     except FileNotFoundError as error:
         raise StoreNotFoundError(f"There is no Zarr array at {where!r}: check the path.") from error
     except DviError:

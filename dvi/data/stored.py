@@ -125,9 +125,10 @@ def label_of(array: zarr.Array[Any]) -> str:
 def _allowed[T](filling: T | None, array: zarr.Array[Any] | None, error: ChunkNotFoundError) -> T:
     """What fills missing chunks, if that was allowed and the array itself can be seen from this process."""
     if array is not None and not zarr_arrays.is_visible(array):
+        chunk = zarr_arrays.missing_chunk(error)
         raise StoreNotFoundError(
-            f"{label_of(array)} was not found by this process. Put it where every worker can read it: on a shared file "
-            "system or in an object store."
+            f"{label_of(array)} was not found by this process, which needs its chunk {chunk!r}. Put it where every "
+            "worker can read it, on a shared file system or in an object store; if it was there before, restore it."
         ) from error
     if filling is None:
         raise error

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import itertools
 import os
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -209,6 +210,12 @@ def _synchronous_read(array: zarr.Array[Any], start: int, stop: int) -> AnyArray
     if missing and not config.read_missing_chunks:
         raise ChunkNotFoundError(f"{len(missing)} missing, the first {missing[0]!r}")
     return out
+
+
+def missing_chunk(error: ChunkNotFoundError) -> str:
+    """The key of the first chunk that was not found. Assumes the words of Zarr's message."""
+    found = re.search(r"'(\S*\d)'", str(error).rpartition("Missing chunks:")[2])
+    return found[1] if found else "?"
 
 
 def _max_workers() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ def Minibatch(  # noqa: N802
     name: str | None = None,
     random_seed: int | None = None,
     update_shared_f: Callable[[], Any] | Sequence[Callable[[], Any] | None] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Symbolic variables that stand for a batch of rows of arrays in memory or in Zarr.
 
@@ -41,9 +42,9 @@ def Minibatch(  # noqa: N802
     ----------
     *arrays : array_like
         Arrays of equal length along the leading dimension: NumPy, ``zarr.Array``, ``xarray.DataArray`` (lazily opened
-        or not, with or without Dask), ``dask.array``, pandas, or a path to a Zarr array. Integers of any width, bools
-        and floats; NaN is refused when it is read. Of a ``pm.Data``, another shared variable, or an expression of
-        such, the value that it has now.
+        or not, with or without Dask), ``dask.array``, pandas, or the path or URL of a Zarr array. Integers of any
+        width, bools and floats; NaN is refused when it is read. Of a ``pm.Data``, another shared variable, or an
+        expression of such, the value that it has now.
     batch_size : int or sequence
         Rows of one step, from 1 to the length of the arrays. A sequence has an entry for each axis: an int, None for
         all of that axis, or a pair ``(size, seed)``; one ``...`` stands for axes that are taken whole. A step takes a
@@ -59,6 +60,8 @@ def Minibatch(  # noqa: N802
         Of what steps take along the axes without a seed of their own; by default that of the fit.
     update_shared_f : callable or sequence of callable, optional
         ``f() -> array``, for each array: what ``variable.update_shared()`` puts in its place.
+    storage_options : mapping, optional
+        For those arrays that are URLs, as in :func:`dvi.open_store`.
 
     Returns
     -------
@@ -91,7 +94,11 @@ def Minibatch(  # noqa: N802
         _check_dims(array, dims)
     labels = tuple(_label(array, name or "minibatch", i) for i, array in enumerate(arrays))
     dtypes = _one_for_each("dtype", dtype, len(arrays), common=True)
-    readers = [cast_reader(reader(array), wanted) for array, wanted in zip(arrays, dtypes, strict=True)]
+    options = [storage_options if isinstance(array, str) else None for array in arrays]
+    if storage_options is not None and not any(isinstance(array, str) for array in arrays):
+        raise ArgumentError("storage_options are for URLs, and no array is one; leave them out")
+    opened = [reader(array, storage_options=own) for array, own in zip(arrays, options, strict=True)]
+    readers = [cast_reader(found, wanted) for found, wanted in zip(opened, dtypes, strict=True)]
     updates = tuple(_one_for_each("update_shared_f", update_shared_f, len(arrays)))
     _check_updates(updates)
     source = Source.align(readers, labels)

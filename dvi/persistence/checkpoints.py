@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 
 from dvi.approximation import Approximation
+from dvi.data.locations import Options
 from dvi.data.store import COMPLETE, Target
 from dvi.data.zarr_arrays import strict
 from dvi.errors import StoreError, StoreExistsError, StoreNotFoundError
@@ -54,7 +55,7 @@ class Checkpoint:
         return Contents(arrays, {**attributes_of(approx), _TRAINING: self.record})
 
 
-def read_checkpoint(store: Any) -> Checkpoint:
+def read_checkpoint(store: Any, storage_options: Options | None = None) -> Checkpoint:
     """The last whole checkpoint in a store.
 
     Raises
@@ -64,7 +65,7 @@ def read_checkpoint(store: Any) -> Checkpoint:
     StoreError
         If there is something else, or none that is whole.
     """
-    target = place_of(store)
+    target = place_of(store, storage_options)
     found = open_root(target).attrs.asdict()
     if FORMAT in found and CURRENT not in found:
         raise StoreError(

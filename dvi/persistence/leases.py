@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
+import threading
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import filelock
@@ -19,9 +21,13 @@ from dvi.errors import StoreExistsError
 from dvi.persistence.objects import Objects
 from dvi.persistence.places import label_of
 
-HEARTBEAT_SECONDS = 20.0  # between two renewals
-STALE_SECONDS = 120.0  # without one, after which a lease is that of a run which was killed
+logger = logging.getLogger(__name__)
 
+HEARTBEAT_SECONDS = 5.0  # between two renewals
+SILENT_SECONDS = 20.0  # in which a lease was seen not to change, so that its run was killed
+STALE_SECONDS = 120.0  # of age by the clocks of two machines, which need not agree, with the same meaning
+
+_ASK_SECONDS = 1.0
 _SETTLE_SECONDS = 1.0  # in which a write that has begun is done
 _KEY = "dvi-lease.json"
 
@@ -45,14 +51,23 @@ class Lease(Protocol):
 
 
 def take(target: Target) -> Lease:
-    """Take the right to write to a place.
+    """Take the right to write to a place, also that of a process that was killed.
+
+    The system takes back a lock on a folder. In another store, the heartbeat tells a process that is alive, which is
+    seen at its next renewal, from one that was killed, which is seen after ``SILENT_SECONDS`` without one.
 
     Raises
     ------
     StoreExistsError
-        If another run has it.
+        If a process that is alive has it.
     """
     return StoreLease.take(target) if target.path is None else FileLease.take(target)
+
+
+def clear(target: Target) -> None:
+    """Free a place of a lease that was left in it, for who knows that nobody who is alive has it."""
+    if target.path is None:
+        Objects(target.store).delete(_KEY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +105,7 @@ class FileLease:
 
 @dataclass(frozen=True, slots=True)
 class StoreLease:
-    """An object that names its owner, and when that last wrote it.
+    """An object that names its owner, and when that last wrote it: a thread does so until the release.
 
     Parameters
     ----------
@@ -100,6 +115,8 @@ class StoreLease:
 
     target: Target
     owner: str
+    _ended: threading.Event = field(default_factory=threading.Event, repr=False)
+    _writing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
     def take(cls, target: Target) -> StoreLease:
@@ -109,9 +126,11 @@ class StoreLease:
         of obstore can be asked to write where there is nothing, so that there is no need to wait.
         """
         lease = cls(target, uuid.uuid4().hex)
-        lease._objects.create(_KEY, lease._record())
         found, certain = lease._found(), not isinstance(target.store, FsspecStore)
-        if found.get("owner") != lease.owner and _is_stale(found):
+        if not found:  # some services overwrite what is there, whatever they are asked
+            lease._objects.create(_KEY, lease._record())
+            found = lease._found()
+        if found.get("owner") != lease.owner and lease._is_free(found):
             lease._objects.write(_KEY, lease._record())
             found, certain = lease._found(), False
         if found.get("owner") == lease.owner and not certain:
@@ -119,6 +138,7 @@ class StoreLease:
             found = lease._found()
         if found.get("owner") != lease.owner:
             raise _taken(target, f" by process {found.get('pid')} on {found.get('host')}")
+        threading.Thread(target=lease._beat, name="dvi-lease", daemon=True).start()
         return lease
 
     @property
@@ -137,20 +157,49 @@ class StoreLease:
                 return found
         return {}
 
+    def _is_free(self, found: dict[str, Any]) -> bool:
+        """Whether the owner of a lease is gone: at once where that is known, else once it was silent for long enough.
+
+        What is silent is seen by the clock of this machine alone.
+        """
+        deadline = time.monotonic() + SILENT_SECONDS
+        while not _is_stale(found) and time.monotonic() < deadline:
+            time.sleep(_ASK_SECONDS)
+            before, found = found, self._found()
+            if found and found != before:
+                return False
+        return True
+
+    def _beat(self) -> None:
+        while not self._ended.wait(HEARTBEAT_SECONDS):
+            try:
+                self.renew()
+            except StoreExistsError:  # whoever writes next is told
+                return
+            except Exception as error:  # of any store; it may be there again the next time
+                logger.warning("the lease of %s was not renewed: %s", label_of(self.target), error)
+
     def renew(self) -> None:
         """See :class:`Lease`."""
-        if self._found().get("owner") != self.owner:
-            raise StoreExistsError(f"another run has taken {label_of(self.target)}, as this one was silent for long")
-        self._objects.write(_KEY, self._record())
+        with self._writing:
+            if self._ended.is_set():
+                return
+            if self._found().get("owner") != self.owner:
+                raise StoreExistsError(
+                    f"another run has taken {label_of(self.target)}, as this one was silent for long"
+                )
+            self._objects.write(_KEY, self._record())
 
     def release(self) -> None:
         """See :class:`Lease`."""
-        if self._found().get("owner") == self.owner:
-            self._objects.delete(_KEY)
+        self._ended.set()
+        with self._writing:
+            if self._found().get("owner") == self.owner:
+                self._objects.delete(_KEY)
 
 
 def _is_stale(found: dict[str, Any]) -> bool:
-    """Whether the owner of a lease is gone: it is a process of this machine that ended, or it was silent for long."""
+    """Whether it is known at once that an owner is gone: a process of this machine that ended, or silent for long."""
     written, host, pid = found.get("time"), found.get("host"), found.get("pid")
     if not isinstance(written, int | float) or time.time() - written > STALE_SECONDS:
         return True
@@ -170,5 +219,5 @@ def _runs(pid: int) -> bool:
 def _taken(target: Target, owner: str = "") -> StoreExistsError:
     return StoreExistsError(
         f"Another run writes its checkpoints to {label_of(target)}{owner}. Wait for it, end it, or choose another "
-        f"place; what a killed run has left is free after {STALE_SECONDS:.0f} s at the latest."
+        f"place; what a killed run has left is free after {SILENT_SECONDS:.0f} s."
     )

@@ -10,7 +10,7 @@ import warnings
 from dvi.data.store import Target
 from dvi.errors import DviWarning, StoreError, StoreExistsError
 from dvi.persistence.checkpoints import Checkpoint
-from dvi.persistence.leases import HEARTBEAT_SECONDS, Lease, take
+from dvi.persistence.leases import Lease, take
 from dvi.persistence.places import explained, label_of
 from dvi.persistence.versions import add
 
@@ -90,28 +90,26 @@ class CheckpointWriter:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._next is not None or self._closing, HEARTBEAT_SECONDS)
+                self._changed.wait_for(lambda: self._next is not None or self._closing)
                 checkpoint, self._next = self._next, None
-                last = self._closing and checkpoint is None
             try:
-                self._release() if last else self._work(checkpoint)
+                self._release() if checkpoint is None else self._work(checkpoint)
             except StoreExistsError as error:
                 self._lost, self._trouble = True, str(error)
             except StoreError as error:
                 self._trouble = str(error)
-            if last:
+            if checkpoint is None:
                 return
 
-    def _work(self, checkpoint: Checkpoint | None) -> None:
-        """Show that the run goes on, and write a checkpoint if there is one."""
+    def _work(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, unless another run has the place."""
         if self._lost:
             return
         self._take()
-        if checkpoint is not None:
-            with explained(self._target, "was given what cannot be written", "Change it."):
-                contents = checkpoint.contents()
-            add(self._target, contents, self._keep)
-            self.n_written += 1
+        with explained(self._target, "was given what cannot be written", "Change it."):
+            contents = checkpoint.contents()
+        add(self._target, contents, self._keep)
+        self.n_written += 1
 
     def _take(self) -> None:
         with explained(self._target, "cannot be written", "Choose a place that you may write to."):

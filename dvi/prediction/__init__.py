@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dvi.data.locations import Options, open_store
 from dvi.errors import ArgumentError, ArgumentTypeError, ModelError, UnknownNameError, suggestion
 from dvi.model.batch import Batch
 from dvi.model.graph import layout_of
@@ -38,6 +39,7 @@ def predict(
     progressbar: bool = True,
     client: Any = None,
     threads: int | None = None,
+    storage_options: Options | None = None,
 ) -> xr.DataTree:
     """Draw observed variables from the posterior predictive distribution, for training data or new rows.
 
@@ -73,6 +75,8 @@ def predict(
         Compute on its workers; by default on those of the active client, if there is one.
     threads : int, optional
         Compute with so many threads of this process; by default one for each core.
+    storage_options : mapping, optional
+        For a ``store`` that is a URL, as in :func:`dvi.open_store`.
 
     Returns
     -------
@@ -112,7 +116,7 @@ def predict(
     names = _names(model, row_variables(model, stands_for), var_names, observed=False)
     terms = predictive_terms(model, approx.layout, names, stands_for)
     request = Request(approx, model, _with_rows(terms, stands_for, data, var_names), chosen, n_draws, density=False)
-    return _answer(request, store, random_seed, settings)
+    return _answer(request, open_store(store, storage_options), random_seed, settings)
 
 
 def log_likelihood(
@@ -128,6 +132,7 @@ def log_likelihood(
     progressbar: bool = True,
     client: Any = None,
     threads: int | None = None,
+    storage_options: Options | None = None,
 ) -> xr.DataTree:
     """Log likelihood of every observation at draws from an approximation, for ``arviz.loo`` and its relatives.
 
@@ -156,6 +161,8 @@ def log_likelihood(
         Compute on its workers; by default on those of the active client, if there is one.
     threads : int, optional
         Compute with so many threads of this process; by default one for each core.
+    storage_options : mapping, optional
+        For a ``store`` that is a URL, as in :func:`dvi.open_store`.
 
     Returns
     -------
@@ -190,7 +197,7 @@ def log_likelihood(
     terms = density_terms(model, approx.layout, names, stands_for)
     chosen = Draws("log_likelihood", n_draws)
     request = Request(approx, model, _with_rows(terms, stands_for, data, var_names), chosen, n_draws, density=True)
-    return _answer(request, store, random_seed, settings)
+    return _answer(request, open_store(store, storage_options), random_seed, settings)
 
 
 def _model_of(approx: Approximation, model: pm.Model | None) -> pm.Model:

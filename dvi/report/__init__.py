@@ -11,7 +11,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dvi.errors import ArgumentTypeError, StoreError
+from dvi.data.locations import Options, open_store
+from dvi.data.store import Target
+from dvi.errors import ArgumentError, ArgumentTypeError, StoreError
+from dvi.persistence.objects import Objects
+from dvi.persistence.places import explained, label_of, place_of
 from dvi.report.contents import contents_of
 
 if TYPE_CHECKING:
@@ -20,18 +24,21 @@ if TYPE_CHECKING:
 __all__ = ["page", "write_report"]
 
 
-def write_report(approx: Approximation, path: Any) -> Path:
+def write_report(approx: Approximation, path: Any, storage_options: Options | None = None) -> Path | str:
     """Write the report of an approximation. The page is whole, or what was there before.
 
     Parameters
     ----------
     approx : Approximation
-    path : path
+    path : path or URL
         Of the page.
+    storage_options : mapping, optional
+        For a URL, as in :func:`dvi.open_store`.
 
     Returns
     -------
-    pathlib.Path
+    pathlib.Path or str
+        Where it is.
 
     Raises
     ------
@@ -51,7 +58,11 @@ def write_report(approx: Approximation, path: Any) -> Path:
     """
     if not isinstance(path, str | os.PathLike):
         raise ArgumentTypeError(f"path={path!r} is of type {type(path).__name__}; give the name of a file")
-    target, text = Path(path).absolute(), page(approx)
+    folder, _, name = os.fspath(path).rpartition("/")
+    if "://" in folder and not folder.startswith("file:"):
+        _put(place_of(folder, storage_options), name, page(approx))
+        return os.fspath(path)
+    target, text = Path(open_store(path, storage_options)).absolute(), page(approx)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         partial.write_text(text, "utf-8")
@@ -62,6 +73,14 @@ def write_report(approx: Approximation, path: Any) -> Path:
             f"the report could not be written to {path} ({error.strerror}); give a file in a folder that is there"
         ) from error
     return target
+
+
+def _put(folder: Target, name: str, text: str) -> None:
+    """Write a page into a store that has no files, by one write that is whole or absent."""
+    if not name:
+        raise ArgumentError(f"{label_of(folder)}/ names no page; give the URL of a file, such as .../fit.html")
+    with explained(folder, "was not given the report", "Give a URL that you may write to."):
+        Objects(folder.store).write(name, text.encode())
 
 
 def page(approx: Approximation) -> str:

@@ -17,10 +17,10 @@ from dvi.model.graph import layout_of
 from dvi.model.reference import model_from
 from dvi.persistence import load
 from dvi.persistence.checkpoints import check_new
+from dvi.persistence.leases import clear
 from dvi.persistence.places import place_of
 from dvi.resuming import resume
 from dvi.retraining.carrying import carry
-from dvi.retraining.leasing import take_over
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -92,7 +92,7 @@ def candidate(plan: Plan, snapshot: Snapshot, means: Means) -> Approximation:
 def _fitted(plan: Plan, model: pm.Model, base: Approximation | None, means: Means) -> Approximation:
     """Go on with the fit of this run, or begin it from the promoted posterior."""
     config, place = means.config.fit, means.runs.place(plan.run, CHECKPOINT)
-    take_over(place_of(place)).release()  # that of a process that was killed
+    clear(place_of(place))  # of the lease of a process that was killed: who has the folder of runs is alone here
     run = {"callbacks": [means.metrics], "progressbar": False, **means.where}
     if _is_begun(place):
         try:

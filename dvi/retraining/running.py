@@ -19,7 +19,6 @@ from dvi.retraining.computing import computing
 from dvi.retraining.config import Config
 from dvi.retraining.interruption import Interruption, interruptible
 from dvi.retraining.judging import decide, log_densities, weigh
-from dvi.retraining.leasing import held, take_over
 from dvi.retraining.metrics import Metrics, metrics
 from dvi.retraining.planning import Plan, name_of, plan_run
 from dvi.retraining.runs import Runs
@@ -70,11 +69,14 @@ def run(config: Config) -> Outcome:
 def _alone(config: Config, runs: Runs, interruption: Interruption) -> Outcome:
     """A run, unless another process is at work in the same folder."""
     try:
-        lease = take_over(runs.target)
+        lease = runs.take()
     except StoreExistsError as error:
         return Outcome("busy", None, str(error))
-    with held(lease), metrics(config.metrics) as gauges:
-        return _phases(config, runs, gauges, interruption, lease)
+    try:
+        with metrics(config.metrics) as gauges:
+            return _phases(config, runs, gauges, interruption, lease)
+    finally:
+        lease.release()
 
 
 def _phases(config: Config, runs: Runs, gauges: Metrics, interruption: Interruption, lease: Lease) -> Outcome:

@@ -23,6 +23,7 @@ from typing import Any
 from dvi.data.locations import Options, open_store
 from dvi.data.store import Target
 from dvi.errors import StoreError
+from dvi.persistence.leases import Lease, take
 from dvi.persistence.objects import Objects
 from dvi.persistence.places import explained, label_of, place_of
 from dvi.persistence.versions import store_of
@@ -50,6 +51,11 @@ class Runs:
     def target(self) -> Target:
         """The folder itself."""
         return place_of(open_store(self.folder, self.storage_options))
+
+    def take(self) -> Lease:
+        """The right to write to the folder. See :func:`dvi.persistence.leases.take`."""
+        with self._explained("cannot be written"):
+            return take(self.target)
 
     def place(self, run: str, name: str) -> Any:
         """The path or store of a group of a run."""

@@ -24,8 +24,8 @@ class Recorder:
         self.saved: list[Any] = []
         self.fails = False
 
-    def save(self, store: Any, *, overwrite: bool) -> None:
-        assert overwrite
+    def save(self, store: Any, *, overwrite: bool, storage_options: Any) -> None:
+        assert overwrite and storage_options is None
         if self.fails:
             raise StoreError("the disk is full")
         self.saved.append(store)
@@ -69,7 +69,7 @@ def test_a_save_that_fails_warns_once_and_the_good_ones_stay(caplog: pytest.LogC
 
 def test_other_errors_are_not_hidden() -> None:
     class Broken:
-        def save(self, store: Any, *, overwrite: bool) -> None:
+        def save(self, store: Any, *, overwrite: bool, storage_options: Any) -> None:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -142,7 +142,7 @@ class TestMissingChunks:
     ) -> None:
         opened = reader(stored, missing=missing)
         shutil.rmtree(tmp_path / "x.zarr")
-        with pytest.raises(StoreNotFoundError, match="where every worker can read it"):
+        with pytest.raises(StoreNotFoundError, match=r"chunk 'c/0/0'\. Put it where every worker can read it"):
             opened.read(20, 40)
 
 

@@ -29,6 +29,10 @@ CALLS: dict[str, Call] = {
     "ingest with options": lambda approx, a, b: dvi.ingest(
         COLUMN, MemoryStore(), storage_options=a, source_options=b, progressbar=False
     ),
+    "Minibatch with options": lambda approx, a, b: dvi.Minibatch(a, batch_size=1, storage_options=b),
+    "fit with options": lambda approx, a, b: dvi.fit(10, model=approx.model, checkpoint=a, storage_options=b),
+    "predict with options": lambda approx, a, b: dvi.predict(approx, store=a, storage_options=b),
+    "resume with options": lambda approx, a, b: dvi.resume(a, approx.model, storage_options=b),
     "predict": lambda approx, a, b: dvi.predict(approx, a, store=b),
     "predict in a way": lambda approx, a, b: dvi.predict(approx, kind=a, quantiles=b),
     "predict some": lambda approx, a, b: dvi.predict(approx, var_names=a, draws=b),

@@ -29,6 +29,18 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return {"path": tmp_path / "run", "memory": MemoryStore(), "obstore": ObjectStore(Bucket())}[request.param]
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hearts that beat fast, and a silence that is long beside them."""
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(leases, "_ASK_SECONDS", 0.02)
+    monkeypatch.setattr(leases, "SILENT_SECONDS", 30.0)
+
+
+def silent_for(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "SILENT_SECONDS", seconds)
+
+
 def test_the_second_is_refused_until_the_first_lets_go(where: Any) -> None:
     first = leases.take(place_of(where))
     with pytest.raises(StoreExistsError, match="Another run writes its checkpoints to"):
@@ -62,12 +74,69 @@ def test_what_a_killed_run_has_left_is_taken_over(changes: dict[str, Any]) -> No
     leases.take(place_of(store)).release()
 
 
-@pytest.mark.parametrize("changes", [{}, {"host": socket.gethostname()}, {"host": socket.gethostname(), "pid": 1}])
-def test_what_a_running_one_holds_is_not(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("changes", [{}, {"host": socket.gethostname()}, {"time": time.time() + 1e6}])
+def test_what_does_not_change_is_taken_over_whatever_the_clocks_say(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent_for(0.2, monkeypatch)
     store = MemoryStore()
     Objects(store).write("dvi-lease.json", lease(**changes))
+    leases.take(place_of(store)).release()
+
+
+def test_what_a_process_of_another_machine_renews_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, ours = MemoryStore(), socket.gethostname()
+    names = {"dvi-lease": "elsewhere"}  # by the name of the thread that asks
+    monkeypatch.setattr(socket, "gethostname", lambda: names.get(threading.current_thread().name, ours))
+    first = leases.take(place_of(store))
     with pytest.raises(StoreExistsError, match="by process"):
         leases.take(place_of(store))
+    first.release()
+
+
+def test_a_lease_that_is_let_go_meanwhile_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    Objects(store).write("dvi-lease.json", lease())
+    ask = leases.StoreLease._found
+    asked: list[Any] = []
+
+    def released(self: leases.StoreLease) -> dict[str, Any]:
+        asked.append(ask(self))
+        if len(asked) == 2:
+            Objects(store).delete("dvi-lease.json")
+        return asked[-1]
+
+    monkeypatch.setattr(leases.StoreLease, "_found", released)
+    leases.take(place_of(store)).release()
+    assert asked[2] == {}
+
+
+def test_a_heart_that_beats_while_the_store_is_away_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, away = MemoryStore(), threading.Event()
+    renewed, write = threading.Event(), Objects.write
+
+    def failing(self: Objects, key: str, value: bytes) -> None:
+        if not away.is_set():
+            away.set()
+            raise OSError("planted")
+        write(self, key, value)
+        renewed.set()
+
+    first = leases.take(place_of(store))
+    monkeypatch.setattr(Objects, "write", failing)
+    assert renewed.wait(60)
+    first.release()
+    assert "was not renewed: planted" in caplog.text
+    assert Objects(store).names() == []
+
+
+def test_a_place_that_is_known_to_be_left_is_cleared(where: Any) -> None:
+    if not isinstance(where, Path):
+        Objects(where).write("dvi-lease.json", lease())
+    leases.clear(place_of(where))
+    leases.take(place_of(where)).release()
 
 
 def test_a_lease_that_cannot_be_read_is_nobody_s() -> None:

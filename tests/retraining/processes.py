@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -34,10 +35,22 @@ class Processes:
 
     process: subprocess.Popen[str]
 
-    def run(self, config: dict[str, Any], at: str = "", sent: int = signal.SIGKILL, copies: int = 1) -> list[Any]:
-        """What each copy came to: the kind of its outcome, or the exit code. At the point ``at`` it gets a signal."""
+    def run(
+        self,
+        config: dict[str, Any],
+        at: str = "",
+        sent: int = signal.SIGKILL,
+        copies: int = 1,
+        after: float | None = None,
+    ) -> list[Any]:
+        """What each copy came to: the kind of its outcome, or the exit code.
+
+        At the point ``at`` it gets a signal, and if it is not done ``after`` so many seconds it is killed.
+        """
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"config": config, "at": at, "sent": sent, "copies": copies}) + "\n")
+        self.process.stdin.write(
+            json.dumps({"config": config, "at": at, "sent": sent, "copies": copies, "after": after}) + "\n"
+        )
         self.process.stdin.flush()
         found: list[Any] = json.loads(self.process.stdout.readline())
         return found
@@ -57,7 +70,7 @@ def _serve() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         children = [_fork(job) for _ in range(job["copies"])]
-        sys.stdout.write(json.dumps(sorted((_wait(*child) for child in children), key=str)) + "\n")
+        sys.stdout.write(json.dumps(sorted((_wait(*child, job["after"]) for child in children), key=str)) + "\n")
         sys.stdout.flush()
 
 
@@ -79,7 +92,9 @@ def _fork(job: dict[str, Any]) -> tuple[int, int]:
     os._exit(0)
 
 
-def _wait(child: int, reading: int) -> Any:
+def _wait(child: int, reading: int, after: float | None) -> Any:
+    if after is not None and not select.select([reading], [], [], after)[0]:
+        os.kill(child, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with os.fdopen(reading) as file:
         return file.read() or code

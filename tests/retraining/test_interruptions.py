@@ -13,10 +13,9 @@ import pytest
 import dvi
 from dvi.persistence.leases import take
 from dvi.persistence.places import place_of
-from dvi.retraining import leasing
-from dvi.retraining.runs import Runs
 from tests.retraining.models import config_of, deliver, delivery
 from tests.retraining.processes import KILLED, POINTS, Processes, processes
+from tests.retraining.states import state
 from tests.storage.service import Service
 
 
@@ -48,17 +47,6 @@ def before(parent: Processes, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(before: Path, tmp_path: Path) -> Path:
     """A copy to work in."""
     return shutil.copytree(before, tmp_path / "copy")
-
-
-def state(folder: object) -> dict[str, Any]:
-    """Pointer, records, and the bits of approximations."""
-    runs = Runs(config_in(folder)["runs"]["folder"])
-    found: dict[str, Any] = {"promoted": runs.promoted()}
-    for name in runs.names():
-        approx = dvi.load(runs.place(name, "approximation.zarr"))
-        found[name] = approx.theta.tobytes(), approx.hist.tobytes(), runs.has(f"{name}/report.html")
-        found |= {f"{name}/{key}": runs.read(f"{name}/{key}.json") for key in ("plan", "verdict", "run")}
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +88,7 @@ def test_two_at_once(parent: Processes, folder: Path, undisturbed: dict[str, Any
     assert state(folder) == undisturbed
 
 
-def test_two_at_once_in_an_object_store(s3: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leasing, "STALE_SECONDS", -leasing._ASK_SECONDS)
+def test_two_at_once_in_an_object_store(s3: Service) -> None:
     config = config_of(s3.url("two"))
     lease = take(place_of(config["runs"]["folder"]))
     outcome = dvi.retrain(config)

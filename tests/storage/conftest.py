@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.storage.service import Service, running
+from tests.storage.service import Service, impatient, running
 
 
 @pytest.fixture(scope="session")
@@ -20,4 +20,5 @@ def s3(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
     """The service, with its address and credentials in the environment, as users have them."""
     for name, value in service.environment.items():
         monkeypatch.setenv(name, value)
+    impatient(monkeypatch)
     return service

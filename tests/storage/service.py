@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import socket
 import threading
 import time
@@ -12,10 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import boto3
+import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from dvi.data import locations
+
 KEY, SECRET = "AKIALOOPBACK", "a-secret-of-the-tests"
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorter pauses between the requests for what may pass."""
+    pauses = {"init_backoff": dt.timedelta(seconds=0.1), "max_backoff": dt.timedelta(seconds=1), "base": 3}
+    monkeypatch.setitem(locations._RETRY, "backoff", pauses)
 
 
 @dataclass(slots=True)
@@ -91,8 +101,8 @@ class _Silent(WSGIRequestHandler):
         pass
 
 
-def _serve(gate: Gate, port: int) -> tuple[Any, threading.Thread]:
-    server = make_server("127.0.0.1", port, gate, threaded=True, request_handler=_Silent)
+def _serve(application: Any, port: int) -> tuple[Any, threading.Thread]:
+    server = make_server("127.0.0.1", port, application, threaded=True, request_handler=_Silent)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     return server, thread
@@ -105,16 +115,23 @@ def _stop(server: Any, thread: threading.Thread) -> None:
 
 
 @contextmanager
+def served(application: Any) -> Iterator[int]:
+    """The port of an application that is served in threads of this process."""
+    server, thread = _serve(application, 0)
+    try:
+        yield server.server_port
+    finally:
+        _stop(server, thread)
+
+
+@contextmanager
 def running() -> Iterator[Service]:
     """A service on a free port, in threads of this process."""
     gate = Gate(DomainDispatcherApplication(create_backend_app))
-    server, thread = _serve(gate, 0)
-    service = Service(f"http://127.0.0.1:{server.server_port}", gate)
-    service.client().create_bucket(Bucket=service.bucket)
-    try:
+    with served(gate) as port:
+        service = Service(f"http://127.0.0.1:{port}", gate)
+        service.client().create_bucket(Bucket=service.bucket)
         yield service
-    finally:
-        _stop(server, thread)
 
 
 @contextmanager

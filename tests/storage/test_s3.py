@@ -23,7 +23,7 @@ import dvi
 from dvi.data import locations
 from dvi.data.readers import reader
 from dvi.errors import ArgumentError, DataError, StoreDamagedError, StoreError, StoreExistsError, StoreNotFoundError
-from tests.storage.service import KEY, SECRET, Gate, Service, coming_back, running
+from tests.storage.service import KEY, SECRET, Gate, Service, coming_back, impatient, running
 
 N, CHUNK = 2_000, 250
 QUIET: dict[str, Any] = {"random_seed": 1, "progressbar": False}
@@ -173,6 +173,7 @@ def test_a_corrupt_chunk_is_named(s3: Service, part: slice) -> None:
 
 
 def test_a_service_that_goes_is_waited_for_and_then_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    impatient(monkeypatch)
     with running() as gone:
         for name, value in gone.environment.items():
             monkeypatch.setenv(name, value)

@@ -27,7 +27,10 @@ STEPS_OF_DRIVER = 10_000
 PATIENCE = 300.0  # seconds, for what takes a few on an idle machine
 
 pytestmark = [
-    pytest.mark.skipif(shutil.which("slurmctld") is None, reason="no Slurm here; `make test-slurm` installs it"),
+    pytest.mark.skipif(
+        not (shutil.which("slurmctld") and shutil.which("munged")),
+        reason="no Slurm here; `make test-slurm` installs it",
+    ),
     pytest.mark.skipif(os.geteuid() != 0, reason="the daemons of Slurm are started by root"),
     pytest.mark.cluster,
     pytest.mark.slow,
