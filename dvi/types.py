@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,47 @@ class Evaluation:
 
     def __add__(self, other: Evaluation) -> Evaluation:
         return Evaluation(self.loglik + other.loglik, self.score + other.score, self.n_rows + other.n_rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slab:
+    """Rows of every array of a source as they lie in memory, C-contiguous and aligned.
+
+    Parameters
+    ----------
+    arrays : tuple of array
+    form : tuple
+        Type and shape of a row of each.
+    places : tuple
+        Address of the first row of each, and bytes from one row to the next.
+    """
+
+    arrays: tuple[AnyArray, ...]
+    form: tuple[tuple[np.dtype[Any], tuple[int, ...]], ...]
+    places: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, arrays: Sequence[AnyArray]) -> Slab:
+        """The rows of some arrays of one length, copied where they do not lie so."""
+        lying = tuple(np.require(array, requirements=["C", "A"]) for array in arrays)
+        if len({len(array) for array in lying}) != 1:
+            raise ValueError(f"arrays of {[len(array) for array in lying]} rows are none of one source")
+        form = tuple((array.dtype, array.shape[1:]) for array in lying)
+        places = tuple((array.__array_interface__["data"][0], array.strides[0]) for array in lying)
+        return cls(lying, form, places)
+
+
+class Span(NamedTuple):
+    """Rows ``start`` to ``stop`` of a slab."""
+
+    slab: Slab
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> tuple[AnyArray, ...]:
+        """Views of the rows, of every array."""
+        return tuple([array[self.start : self.stop] for array in self.slab.arrays])
 
 
 @dataclass(frozen=True, slots=True)

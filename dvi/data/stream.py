@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dvi.data.plan import Plan
 from dvi.data.resident import Block, Budget, ChunkSource
 from dvi.data.stopwatch import Stopwatch
+from dvi.types import Slab, Span
 
 __all__ = ["Block", "ChunkSource", "Stream"]
 
@@ -78,22 +79,22 @@ class Stream:
     budget: Budget = field(default_factory=Budget)
     waiting: Stopwatch = field(default_factory=Stopwatch)
     _pools: dict[tuple[int, int], Pool] = field(default_factory=dict)  # by lane and number
-    _current: dict[int, tuple[int, Block]] = field(default_factory=dict)
-    _always: dict[int, tuple[Block, ...]] = field(default_factory=dict)
+    _current: dict[int, tuple[int, Slab]] = field(default_factory=dict)
+    _always: dict[int, tuple[Span, ...]] = field(default_factory=dict)
 
-    def rows(self, step: int, lane: int) -> Iterable[Block]:
-        """The rows of ``(step, lane)`` as views of one pool after another."""
+    def spans(self, step: int, lane: int) -> Iterable[Span]:
+        """The rows of ``(step, lane)``, of one pool after another."""
         known = self._always.get(lane)
         if known is None and self._has_all(lane):
-            known = self._always[lane] = tuple(self._pieces(step, lane))  # the same views at every step
-        return self._pieces(step, lane) if known is None else known
+            known = self._always[lane] = tuple(self._spans(step, lane))  # the same at every step
+        return self._spans(step, lane) if known is None else known
 
     def blocks(self, step: int, lane: int) -> Iterator[Block]:
-        """Yield the rows of ``(step, lane)`` in blocks of at most ``plan.block_rows`` rows."""
+        """Yield the rows of ``(step, lane)`` as views, in blocks of at most ``plan.block_rows`` rows."""
         size = self.plan.block_rows
-        for rows in self.rows(step, lane):
-            for start in range(0, len(rows[0]), size):
-                yield tuple(array[start : start + size] for array in rows)
+        for slab, first, last in self.spans(step, lane):
+            for start in range(first, last, size):
+                yield Span(slab, start, min(start + size, last)).rows
 
     def _has_all(self, lane: int) -> bool:
         """Whether every step takes the same rows, and they are in memory to stay."""
@@ -102,13 +103,12 @@ class Stream:
         pools = (self._pools.get((lane, pool)) for pool in range(self.plan.n_pools(lane)))
         return all(pool is not None and pool.stays for pool in pools)
 
-    def _pieces(self, step: int, lane: int) -> Iterator[Block]:
-        for segment in self.plan.segments(step, lane):
+    def _spans(self, step: int, lane: int) -> Iterator[Span]:
+        for pool, start, stop, following in self.plan.segments(step, lane):
             current = self._current.get(lane)
-            if current is None or current[0] != segment.pool:
-                current = segment.pool, self._pool(lane, segment.pool, segment.following)
-                self._current[lane] = current
-            yield tuple([array[segment.start : segment.stop] for array in current[1]])
+            if current is None or current[0] != pool:
+                current = self._current[lane] = pool, Slab.of(self._pool(lane, pool, following))
+            yield Span(current[1], start, stop)
 
     def _pool(self, lane: int, pool: int, following: int) -> Block:
         """The rows of a pool. Has the following one loaded, and forgets others that are not kept."""

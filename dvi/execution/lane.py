@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +20,10 @@ from dvi.data.stopwatch import Stopwatch
 from dvi.data.stream import Stream
 from dvi.errors import ModelError, NonFiniteError
 from dvi.execution.nonfinite import explanation, first_bad
-from dvi.model.compile import CompiledKernel, Program, compile_kernel
+from dvi.model.compile import CompiledKernel, Piece, Program, compile_kernel
 from dvi.model.graph import DataTerm
 from dvi.model.layout import Layout
-from dvi.types import Evaluation, FloatArray, Round, all_finite
+from dvi.types import Evaluation, FloatArray, Round, Slab, Span, all_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +51,24 @@ class LaneTerm:
 PRIOR = -1  # the term of a leaf that evaluates the prior
 
 
+CALL_BYTES = 16_000_000  # of rows, after which a kernel is called: pools that are not kept can go then
+
+
 class Leaf(NamedTuple):
     """One lane of one term at one block of the draws: a leaf of the summation tree."""
 
     term: int
     lane: int
     block: int
+
+
+class _Group(NamedTuple):
+    """Leaves of one term and block of draws, among others."""
+
+    term: int
+    block: int
+    lanes: list[int]
+    where: slice
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +102,9 @@ class Problem:
             lanes.append((PRIOR, 0))
         return tuple(Leaf(*lane, block) for lane in lanes for block in range(self.blocks))
 
-    def part(self, leaf: Leaf, n_draws: int) -> slice:
-        """The draws that a leaf evaluates."""
-        return slice(n_draws * leaf.block // self.blocks, n_draws * (leaf.block + 1) // self.blocks)
+    def part(self, block: int, n_draws: int) -> slice:
+        """The draws of a block."""
+        return slice(n_draws * block // self.blocks, n_draws * (block + 1) // self.blocks)
 
     def chunks(self, leaves: range) -> list[tuple[int, int]]:
         """Term and chunk of everything that some leaves read."""
@@ -158,42 +170,76 @@ class LaneEvaluator:
         self._streams = [self._stream(term.source, term.plan) for term in problem.terms]
         self._kernels = [_compile(term) for term in problem.terms]
         self._prior = None if problem.prior is None else compile_kernel(problem.prior)
+        self._grouped = lru_cache(maxsize=64)(self._group)
 
     def _stream(self, source: Source, plan: Plan) -> Stream:
         return Stream(source, plan, self._background, self._budget, self.waiting)
 
     def evaluate(self, leaf: int, round: Round) -> Evaluation:
         """Weighted sums of log likelihood and score over the rows of one leaf at one step; 0 at draws of others."""
-        loglik, score = np.zeros(len(round.Z)), np.zeros(round.Z.shape)
-        return Evaluation(loglik, score, self.add(leaf, round, loglik, score))
+        loglik, score = np.zeros((1, len(round.Z))), np.zeros((1, *round.Z.shape))
+        n_rows = self.add(range(leaf, leaf + 1), round, loglik, score)
+        return Evaluation(loglik[0], score[0], n_rows[0])
 
-    def add(self, leaf: int, round: Round, loglik: FloatArray, score: FloatArray) -> int:
-        """Put the sums of a leaf into zeros ``(S,)`` and ``(S, d)``, and return how many rows were read."""
-        term, lane, block = self.leaves[leaf]
-        asked = round
-        if self.problem.blocks > 1:
-            part = self.problem.part(self.leaves[leaf], len(round.Z))
-            asked, loglik, score = Round(round.step, round.Z[part]), loglik[part], score[part]
-        if self._prior is not None and term == PRIOR:
-            loglik[:], score[:] = self._prior(asked.Z)
-            return 0
-        n_rows = self._add(term, lane, asked, loglik, score)
-        if not (self.problem.lenient or (all_finite(loglik) and all_finite(score))):
-            raise NonFiniteError(self._explain(term, lane, asked))
-        weight = self.problem.terms[term].plan.weight(lane)
-        loglik *= weight
-        score *= weight
-        return n_rows if block == 0 else 0
-
-    def _add(self, term: int, lane: int, round: Round, loglik: FloatArray, score: FloatArray) -> int:
-        """Add log likelihood and score over the rows of a lane, and return how many rows there are."""
-        planned, kernel, n_rows = self.problem.terms[term], self._kernels[term], 0
-        size = planned.plan.block_rows
-        whole = not planned.picks.axes
-        for rows in self._streams[term].rows(round.step, lane) if whole else self._blocks(term, lane, round.step):
-            n_rows += len(rows[0])
-            kernel.add(round.Z, loglik, score, rows, size)
+    def add(self, leaves: range, round: Round, loglik: FloatArray, score: FloatArray) -> list[int]:
+        """Put the sums of ``n`` leaves into zeros ``(n, S)`` and ``(n, S, d)``; how many rows of each were read."""
+        n_rows = [0] * len(leaves)
+        for group in self._grouped(leaves):
+            if self.problem.blocks == 1:
+                n_rows[group.where] = self._sums(group, round, loglik[group.where], score[group.where])
+                continue
+            part = self.problem.part(group.block, len(round.Z))
+            Z = round.Z[part]
+            logliks, scores = np.zeros((len(group.lanes), len(Z))), np.zeros((len(group.lanes), *Z.shape))
+            found = self._sums(group, Round(round.step, Z), logliks, scores)
+            loglik[group.where, part], score[group.where, part] = logliks, scores
+            n_rows[group.where] = found if group.block == 0 else [0] * len(found)
         return n_rows
+
+    def _group(self, leaves: range) -> list[_Group]:
+        """Some leaves by term and block of draws."""
+        found: dict[tuple[int, int], list[int]] = {}
+        for position, i in enumerate(leaves):
+            found.setdefault((self.leaves[i].term, self.leaves[i].block), []).append(position)
+        return [
+            _Group(
+                term,
+                block,
+                [self.leaves[leaves[i]].lane for i in at],
+                slice(at[0], at[-1] + 1, self.problem.blocks),
+            )
+            for (term, block), at in found.items()
+        ]
+
+    def _sums(self, group: _Group, round: Round, logliks: FloatArray, scores: FloatArray) -> list[int]:
+        """Put weighted sums over the rows of each lane of a group into zeros, and return how many rows there were."""
+        if self._prior is not None and group.term == PRIOR:
+            logliks[:], scores[:] = self._prior(round.Z)
+            return [0]
+        term, kernel = self.problem.terms[group.term], self._kernels[group.term]
+        n_rows, pieces, n_bytes = [0] * len(group.lanes), [], 0
+        for i, lane in enumerate(group.lanes):
+            for span in self._spans(group.term, lane, round.step):
+                pieces.append(Piece(i, span))
+                n_rows[i] += span.stop - span.start
+                n_bytes += (span.stop - span.start) * term.source.row_nbytes
+                if n_bytes >= CALL_BYTES:
+                    kernel.add(round.Z, logliks, scores, pieces, term.plan.block_rows)
+                    pieces, n_bytes = [], 0
+        kernel.add(round.Z, logliks, scores, pieces, term.plan.block_rows)
+        if not (self.problem.lenient or (all_finite(logliks) and all_finite(scores))):
+            finite = np.isfinite(logliks).all(axis=1) & np.isfinite(scores).all(axis=(1, 2))
+            raise NonFiniteError(self._explain(group.term, group.lanes[int(finite.argmin())], round))
+        weights = np.array([term.plan.weight(lane) for lane in group.lanes])
+        logliks *= weights[:, None]
+        scores *= weights[:, None, None]
+        return n_rows
+
+    def _spans(self, term: int, lane: int, step: int) -> Iterable[Span]:
+        """The rows of a lane, in pieces that are large where nothing has to be picked of them."""
+        if not self.problem.terms[term].picks.axes:
+            return self._streams[term].spans(step, lane)
+        return (Span(Slab.of(block), 0, len(block[0])) for block in self._blocks(term, lane, step))
 
     def _blocks(self, term: int, lane: int, step: int) -> Iterator[Block]:
         return (self.problem.terms[term].picked(block, step) for block in self._streams[term].blocks(step, lane))

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from dvi.data.resident import CACHE_BYTES
 from dvi.data.stopwatch import Stopwatch
 from dvi.execution.lane import PRIOR, LaneEvaluator, Problem
+from dvi.execution.sharing import Sharing
 from dvi.execution.tree import Node, add_up, assign, height, subtrees
 from dvi.types import Evaluation, Report, Round, State, StepInfo, Times, Training, Work
 
@@ -34,7 +35,8 @@ class ThreadsExecutor:
         self._n_leaves = len(problem.leaves)
         self._threads = max(1, threads)
         self._evaluator = LaneEvaluator(problem, self._threads, cache_bytes)
-        self._share = lru_cache(maxsize=8)(self._split)
+        self._split = lru_cache(maxsize=256)(self._plan_runs)
+        self._sharing = Sharing()
         self._limits = threadpool_limits(limits=1)  # OpenBLAS splits its sums by its thread count
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="dvi-lane") if self._threads > 1 else None
         self._idle = Stopwatch()
@@ -70,31 +72,37 @@ class ThreadsExecutor:
         """The complete subtrees of some leaves."""
         loglik, score = np.zeros((len(leaves), len(round.Z))), np.zeros((len(leaves), *round.Z.shape))
 
-        def run(part: range) -> tuple[list[int], float]:
+        def run(part: range) -> tuple[list[int], float, float]:
             began = time.perf_counter()
-            n_rows = [self._evaluator.add(leaves[i], round, loglik[i], score[i]) for i in part]
-            return n_rows, time.perf_counter() - began
+            at = slice(part.start, part.stop)
+            n_rows = self._evaluator.add(leaves[at], round, loglik[at], score[at])
+            return n_rows, began, time.perf_counter()
 
-        runs, nodes = self._share(leaves)
-        began = time.perf_counter()
+        own = self._sharing.own(len(leaves), self._threads)
+        runs, nodes = self._split(leaves, own)
+        asked = time.perf_counter()
         rest = [self._pool.submit(run, part) for part in runs[1:]] if self._pool is not None else []
-        n_rows, busy = run(runs[0])
+        n_rows, began, done = run(runs[0])
+        busy, delay = done - began, 0.0
         for future in rest:
-            more, seconds = future.result()
+            more, other_began, other_done = future.result()
             n_rows += more
-            busy += seconds
+            busy += other_done - other_began
+            delay = max(delay, other_began - asked + max(0.0, time.perf_counter() - max(done, other_done)))
+        self._sharing.saw((done - began) / max(1, own), delay if rest else None)
         self._busy = len(runs)
-        self._idle.add(len(runs) * (time.perf_counter() - began) - busy)
+        self._idle.add(len(runs) * (time.perf_counter() - asked) - busy)
         return {
             node: Evaluation(add_up(loglik[part]), add_up(score[part]), sum(n_rows[part]))
             for node, part in nodes.items()
         }
 
-    def _split(self, leaves: range) -> tuple[list[range], dict[Node, slice]]:
+    def _plan_runs(self, leaves: range, own: int) -> tuple[list[range], dict[Node, slice]]:
         """The positions of some leaves that each thread evaluates, and those that make up each of their subtrees."""
-        runs = assign(len(leaves), [1] * max(1, min(self._threads, len(leaves))))
+        others = min(self._threads - 1, len(leaves) - own)
+        rest = [range(own + run.start, own + run.stop) for run in assign(len(leaves) - own, [1] * others)]
         found = subtrees(leaves, self._n_leaves).items()
-        return runs, {node: slice(r.start - leaves.start, r.stop - leaves.start) for node, r in found}
+        return [range(own), *rest], {node: slice(r.start - leaves.start, r.stop - leaves.start) for node, r in found}
 
     def spent(self, seconds: float) -> Times:
         """Where the time went since this was last asked, which is some seconds ago."""

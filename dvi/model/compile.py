@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 import numpy as np
@@ -17,7 +18,7 @@ from pytensor.graph.rewriting.db import RewriteDatabaseQuery
 
 from dvi.model import kernel_cache
 from dvi.model.rewrites import FOR_FUSION
-from dvi.types import AnyArray, FloatArray
+from dvi.types import AnyArray, FloatArray, Slab, Span
 
 logger = logging.getLogger(__name__)
 
@@ -53,26 +54,59 @@ class Program:
     outputs: tuple[Variable[Any, Any], Variable[Any, Any]]
 
 
+class Piece(NamedTuple):
+    """Rows, and the number of the sum that they belong to."""
+
+    owner: int
+    span: Span
+
+
 @dataclass(frozen=True, eq=False)
 class CompiledKernel:
-    """A compiled program: ``(Z (S, d), *blocks) -> (value (S,), gradient (S, d))``, callable from any thread."""
+    """A compiled program: ``(Z (S, d), *blocks) -> (value (S,), gradient (S, d))``, callable from any thread.
+
+    Parameters
+    ----------
+    function : callable
+        Machine code, as :class:`dvi.model.kernel_cache.KernelLinker` makes it.
+    constants : tuple of array
+    empty : Slab
+        No rows, in the form in which the function takes them.
+    """
 
     function: Any
     constants: tuple[AnyArray, ...]
+    empty: Slab
 
     def __call__(self, Z: FloatArray, *blocks: AnyArray) -> tuple[FloatArray, FloatArray]:
         values, gradients = np.zeros(len(Z)), np.zeros(Z.shape)
         if blocks:
-            self.add(Z, values, gradients, blocks, len(blocks[0]))
+            n_rows = len(blocks[0])
+            self.add(Z, values[None], gradients[None], [Piece(0, Span(Slab.of(blocks), 0, n_rows))], n_rows)
         else:
             self.function(Z, values, gradients, *self.constants)
         return values, gradients
 
-    def add(
-        self, Z: FloatArray, values: FloatArray, gradients: FloatArray, rows: tuple[AnyArray, ...], size: int
-    ) -> None:
-        """Add value and gradient over some rows, ``size`` of them at a time."""
-        self.function(Z, values, gradients, size, *rows, *self.constants)
+    def add(self, Z: FloatArray, values: FloatArray, gradients: FloatArray, pieces: Sequence[Piece], size: int) -> None:
+        """Add value and gradient over pieces of rows to those of their owners, in order, ``size`` rows at a time.
+
+        Parameters
+        ----------
+        Z : array, shape (S, d)
+        values : array, shape (n, S)
+        gradients : array, shape (n, S, d)
+        pieces : sequence of Piece
+            Whose owners are below n.
+        size : int
+        """
+        if not pieces:
+            return
+        table = []
+        for owner, (slab, start, stop) in pieces:
+            if slab.form != self.empty.form:  # machine code does not look
+                raise TypeError(f"rows of {slab.form} are given to a kernel for {self.empty.form}")
+            table.append([owner, stop - start, *[first + start * stride for first, stride in slab.places]])
+        self.function(Z, values, gradients, size, np.array(table), *self.empty.arrays, *self.constants)
 
 
 def compile_kernel(program: Program, example: tuple[AnyArray, ...] = ()) -> CompiledKernel:
@@ -84,8 +118,8 @@ def compile_kernel(program: Program, example: tuple[AnyArray, ...] = ()) -> Comp
     example : tuple of array
         Two rows or more for each block, of the layout that the kernel will be given. The kernel is tried on them.
     """
-    kernel = _build(program)
-    arguments = _arguments(program, kernel, example)
+    kernel = _build(program, example)
+    arguments = _arguments(program, kernel)
     with kernel_cache.lock(kernel.function):
         if not kernel_cache.load(kernel.function, arguments):
             logger.info("compiling a kernel of %d parameters", arguments[0].shape[1])
@@ -99,26 +133,31 @@ def compile_kernel(program: Program, example: tuple[AnyArray, ...] = ()) -> Comp
 def fill_cache() -> None:
     """Compile the program and example that come on standard input into the cache, without running them."""
     program, example = cloudpickle.load(sys.stdin.buffer)
-    kernel = _build(program)
-    kernel.function.compile(kernel_cache.signature(kernel.function, _arguments(program, kernel, example)))
+    kernel = _build(program, example)
+    kernel.function.compile(kernel_cache.signature(kernel.function, _arguments(program, kernel)))
 
 
-def _build(program: Program) -> CompiledKernel:
+def _build(program: Program, example: tuple[AnyArray, ...]) -> CompiledKernel:
     """Everything but machine code. Without a C compiler PyTensor would fuse fewer loops, and so give other bits."""
     with BUILDING, pytensor.config.change_flags(cxx=pytensor.config.cxx or "c++"):
         built = pytensor.function(
             [program.z, *program.blocks, *program.constants],
             list(program.outputs),
-            mode=Mode(kernel_cache.KernelLinker(len(program.blocks)), _REWRITES).register((FOR_FUSION, 48.5)),
+            mode=Mode(kernel_cache.KernelLinker([x.ndim for x in example]), _REWRITES).register((FOR_FUSION, 48.5)),
             on_unused_input="ignore",
         )
-    return CompiledKernel(built.vm.jit_fn, tuple(np.require(v, requirements=["C", "A", "W"]) for v in program.values))
+    constants = tuple(np.require(v, requirements=["C", "A", "W"]) for v in program.values)
+    empty = Slab.of([np.zeros((0, *x.shape[1:]), x.dtype) for x in example]) if example else Slab((), (), ())
+    return CompiledKernel(built.vm.jit_fn, constants, empty)
 
 
-def _arguments(program: Program, kernel: CompiledKernel, example: tuple[AnyArray, ...]) -> tuple[AnyArray, ...]:
+def _arguments(program: Program, kernel: CompiledKernel) -> tuple[AnyArray, ...]:
     Z = np.zeros((1, program.z.type.shape[0]))
-    rows: tuple[Any, ...] = (2, *example) if program.blocks else ()
-    return (Z, np.zeros(1), np.zeros_like(Z), *rows, *kernel.constants)
+    if not program.blocks:
+        return (Z, np.zeros(1), np.zeros_like(Z), *kernel.constants)
+    table = np.zeros((0, 2 + len(program.blocks)), np.int64)
+    rows: tuple[Any, ...] = (2, table, *kernel.empty.arrays)
+    return (Z, np.zeros((1, 1)), np.zeros((1, *Z.shape)), *rows, *kernel.constants)
 
 
 @dataclass(eq=False)

@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,7 +23,9 @@ import cloudpickle
 import numba
 import pytensor
 from filelock import FileLock
+from numba.core import cgutils, types
 from numba.core.caching import CacheImpl, _CacheLocator
+from numba.extending import intrinsic
 from pytensor.link.numba.dispatch.basic import numba_njit
 from pytensor.link.numba.linker import NumbaLinker
 
@@ -69,15 +71,19 @@ class _KernelLocator(_CacheLocator):
 CacheImpl._locator_classes.insert(0, _KernelLocator)  # type: ignore[arg-type]
 
 
-# What is called: over blocks of rows that fit the cache, then over draws, so that a block is hot for all of them.
+# What is called: over pieces of rows, each a row of a table that tells whose they are, how many, and where they lie;
+# over blocks of them that fit the cache; then over draws, so that a block is hot for all of them.
 _OVER_ROWS = """
-def kernel(Z, values, gradients, size, {arrays}, {constants}):
-    for start in range(0, x0.shape[0], size):
-        {sliced}
-        for s in range(Z.shape[0]):
-            value, gradient = inner(Z[s], {rows}, {constants})
-            values[s] += value.item()
-            gradients[s] += gradient
+def kernel(Z, values, gradients, size, pieces, {forms}, {constants}):
+    for p in range(pieces.shape[0]):
+        owner, n_rows = pieces[p, 0], pieces[p, 1]
+        {arrays}
+        for start in range(0, n_rows, size):
+            {sliced}
+            for s in range(Z.shape[0]):
+                value, gradient = inner(Z[s], {rows}, {constants})
+                values[owner, s] += value.item()
+                gradients[owner, s] += gradient
 """
 _OVER_DRAWS = """
 def kernel(Z, values, gradients, {constants}):
@@ -88,48 +94,64 @@ def kernel(Z, values, gradients, {constants}):
 """
 
 
-def _loop(n_blocks: int, n_constants: int) -> str:
+def _loop(ranks: Sequence[int], n_constants: int) -> str:
     """Source of the outermost function."""
 
     def each(form: str, n: int, separator: str = ", ") -> str:
         return separator.join(form.format(i=i) for i in range(n))
 
     constants = each("c{i}", n_constants)
-    if n_blocks == 0:
+    if not ranks:
         return _OVER_DRAWS.format(constants=constants)
+    n, shapes = len(ranks), ["".join(f"f{i}.shape[{a}], " for a in range(1, rank)) for i, rank in enumerate(ranks)]
     return _OVER_ROWS.format(
-        arrays=each("x{i}", n_blocks),
-        sliced=each("r{i} = x{i}[start : start + size]", n_blocks, "; "),
-        rows=each("r{i}", n_blocks),
+        forms=each("f{i}", n),
+        arrays="; ".join(
+            f"x{i} = carray(pointer(pieces[p, {2 + i}]), (n_rows, {shape}), f{i}.dtype)"
+            for i, shape in enumerate(shapes)
+        ),
+        sliced=each("r{i} = x{i}[start : start + size]", n, "; "),
+        rows=each("r{i}", n),
         constants=constants,
     )
+
+
+@intrinsic
+def _pointer(typing_context: Any, number: Any) -> Any:
+    """An address as a pointer."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), generate
 
 
 class KernelLinker(NumbaLinker):  # type: ignore[misc]
     """PyTensor's numba linker, whose outermost function goes through rows and draws.
 
-    From ``(z (d,), *blocks, *constants)`` to a value and a gradient it makes ``(Z (S, d), values (S,),
-    gradients (S, d), size, *arrays, *constants)``, which adds to values and gradients; without blocks, ``(Z, values,
-    gradients, *constants)``, which sets them. It is compiled to release the GIL and kept in the
-    folder of kernels.
+    From ``(z (d,), *blocks, *constants)`` to a value and a gradient it makes ``(Z (S, d), values (n, S), gradients
+    (n, S, d), size, pieces (P, 2 + blocks), *forms, *constants)``, which adds to values and gradients; without blocks,
+    ``(Z, values (S,), gradients (S, d), *constants)``, which sets them. It is compiled to release the GIL and kept in
+    the folder of kernels.
 
     Parameters
     ----------
-    n_blocks : int
-        Inputs after the first that are rows.
+    ranks : sequence of int
+        Dimensions of each input after the first that is rows.
     """
 
-    def __init__(self, n_blocks: int) -> None:
+    def __init__(self, ranks: Sequence[int]) -> None:
         super().__init__()
-        self.n_blocks = n_blocks
+        self.ranks = tuple(ranks)
 
     def jit_compile(self, fn_and_cache: Any) -> Any:
         fn, key = fn_and_cache
-        names = {"__name__": __name__, "inner": numba_njit(fn.py_func)}
-        exec(_loop(self.n_blocks, len(self.fgraph.inputs) - 1 - self.n_blocks), names)
+        names = {"__name__": __name__, "inner": numba_njit(fn.py_func), "pointer": _pointer}
+        names["carray"] = numba.carray  # type: ignore[attr-defined]
+        exec(_loop(self.ranks, len(self.fgraph.inputs) - 1 - len(self.ranks)), names)
         loop = names["kernel"]
         if key is not None:
-            _kernel_keys[loop] = f"{key}-blocks{self.n_blocks}"
+            _kernel_keys[loop] = f"{key}-pieces{len(self.ranks)}"
         return numba_njit(loop, final_function=True, nogil=True, cache=key is not None)
 
 
