@@ -17,7 +17,8 @@ MOST_SHIFT = 0.3  # posterior standard deviations
 MOST_SCALE = 1.25  # factor either way
 MOST_UNDERSTATED = 2.0  # factor by which independent scales are too small for correlated variables
 MOST_STRETCH = 1.5  # factor in any direction, of a family that has all of them
-MOST_NONLINEAR = 0.45  # part of the variance of a score
+MOST_NONLINEAR = 0.38  # part of the variance of a score
+_NONLINEAR = 0.2  # from which a k-hat above its threshold is taken for a sign of it: its error is about 0.2 itself
 ERRORS = 4.0  # standard errors that a statistic has to exceed as well
 _WORTH_A_NOTE = 1.1  # factor by which standard deviations are too small
 _FAR = 3.0  # posterior standard deviations from which correlation and shape of the posterior cannot be seen
@@ -89,8 +90,9 @@ def faults(evidence: Evidence) -> tuple[Finding, ...]:
     - ``covariance``: in some direction, that factor is above 1.5 for a family that has all correlations;
     - ``correlation``: for a family that lacks them, correlations make a standard deviation less than half of the
       posterior's, as those of a pair with the correlation 0.87 do;
-    - ``shape``: more than 45 % of the variance of some score is left when means and covariance are right, or k-hat is
-      above its threshold although the standard deviations are right within a factor of 1.2 in every direction.
+    - ``shape``: more than 38 % of the variance of some score is left when means and covariance are right, or more than
+      20 % and k-hat is above its threshold although the standard deviations are right within a factor of 1.2 in every
+      direction.
 
     The first four also have to be more than four standard errors. The last two are not looked for where a mean is more
     than 3 posterior standard deviations off: what the scores say there is not of the posterior.
@@ -161,14 +163,17 @@ def _correlation(e: Evidence) -> Finding | None:
 
 
 def _shape(e: Evidence) -> Finding | None:
+    if not e.fit.joint:
+        return None
     worst = int(np.nan_to_num(e.fit.nonlinear).argmax())
-    if e.fit.joint and e.fit.nonlinear[worst] > MOST_NONLINEAR:
+    part = e.fit.nonlinear[worst]
+    if part > MOST_NONLINEAR:
         what = (
             f"the posterior has another shape than the approximation in {e.names[worst]}: means, scales and "
-            f"correlations leave {100 * e.fit.nonlinear[worst]:.0f} % of the variance of its score unexplained, "
+            f"correlations leave {100 * part:.0f} % of the variance of its score unexplained, "
             "as with skewness, heavy tails, a funnel or several modes."
         )
-    elif _heavy(e) and e.fit.joint and max(e.fit.widest, 1.0 / e.fit.narrowest) < _STRETCHED:
+    elif _heavy(e) and part > _NONLINEAR and max(e.fit.widest, 1.0 / e.fit.narrowest) < _STRETCHED:
         assert e.weights is not None
         what = (
             f"k-hat is {e.weights.khat:.2f}, above {e.weights.threshold:.2f}: the posterior has mass where the "
