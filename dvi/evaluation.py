@@ -116,6 +116,8 @@ def evaluate_all(
     """
     problem = whole_problem(parts)
     training = FullPass(Z, round_draws(problem, Z.shape[1]), passes_of(problem))
+    if training.n_steps == 1:
+        problem = replace(problem, cache_bytes=0)  # nothing is read again
     driver = open_driver(training, problem, client, threads)
     try:
         state = _run(driver, training, problem, progressbar)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from itertools import pairwise
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,7 @@ class Stream:
     _pools: dict[tuple[int, int], Pool] = field(default_factory=dict)  # by lane and number
     _current: dict[int, tuple[int, Slab]] = field(default_factory=dict)
     _always: dict[int, tuple[Span, ...]] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def spans(self, step: int, lane: int) -> Iterable[Span]:
         """The rows of ``(step, lane)``, of one pool after another."""
@@ -103,29 +105,49 @@ class Stream:
         pools = (self._pools.get((lane, pool)) for pool in range(self.plan.n_pools(lane)))
         return all(pool is not None and pool.stays for pool in pools)
 
+    def ahead(self, lane: int) -> None:
+        """Have the first pool of a lane read, where every step takes all rows and it was not kept since the last."""
+        if not (lane in self._always or self.plan.shuffled(lane)):
+            self._loading(lane, 0)
+
     def _spans(self, step: int, lane: int) -> Iterator[Span]:
         for pool, start, stop, following in self.plan.segments(step, lane):
             current = self._current.get(lane)
             if current is None or current[0] != pool:
                 current = self._current[lane] = pool, Slab.of(self._pool(lane, pool, following))
             yield Span(current[1], start, stop)
+        if not self.plan.shuffled(lane):  # nothing is needed before the next step
+            self._current.pop(lane, None)
+            self._keep(lane, ())
 
     def _pool(self, lane: int, pool: int, following: int) -> Block:
         """The rows of a pool. Has the following one loaded, and forgets others that are not kept."""
         started = time.perf_counter()
-        loading = self._pools.get((lane, pool)) or self._load(lane, pool)
+        loading = self._loading(lane, pool)
         try:
             rows = loading.wait()
         except BaseException:
             self._forget(lane, pool)  # asked again, it is read again
             raise
         self.waiting.add(time.perf_counter() - started)
-        if (lane, following) not in self._pools:
-            self._load(lane, following)
-        for other in [key[1] for key, known in list(self._pools.items()) if key[0] == lane and not known.stays]:
-            if other not in (pool, following):
-                self._forget(lane, other)
+        if following > pool or self.plan.shuffled(lane):
+            self._loading(lane, following)
+        self._keep(lane, (pool, following))
         return rows
+
+    def _keep(self, lane: int, pools: tuple[int, ...]) -> None:
+        """Forget all pools of a lane but these and those that stay."""
+        for other in [key[1] for key, known in list(self._pools.items()) if key[0] == lane and not known.stays]:
+            if other not in pools:
+                self._forget(lane, other)
+
+    def _loading(self, lane: int, pool: int) -> Pool:
+        """A pool that was asked for, now or before: by another thread perhaps, for other draws."""
+        with self._lock:
+            known = self._pools.get((lane, pool))
+            if known is None:
+                known = self._pools[lane, pool] = self._load(lane, pool)
+            return known
 
     def _load(self, lane: int, pool: int) -> Pool:
         """Have a pool read: its rows to where they are visited, or its only chunk as it is."""
@@ -142,19 +164,19 @@ class Stream:
             ]
         n_bytes = 0 if arrays is None and self.source.whole is not None else n_rows * self.source.row_nbytes
         stays = self.budget.take(n_bytes)
-        loading = self._pools[lane, pool] = Pool(tuple(parts), arrays, stays, n_bytes if stays else 0)
-        return loading
+        return Pool(tuple(parts), arrays, stays, n_bytes if stays else 0)
 
-    def _forget(self, lane: int, pool: int) -> None:
+    def _forget(self, lane: int, pool: int) -> Pool | None:
         known = self._pools.pop((lane, pool), None)  # another block of draws of the lane may have been quicker
         if known is not None:
-            known.cancel()
             self.budget.give(known.n_bytes)
+        return known
 
     def drop(self, lanes: set[int]) -> None:
         """Forget the rows of lanes that are now read elsewhere."""
         for lane, pool in [key for key in self._pools if key[0] in lanes]:
-            self._forget(lane, pool)
+            if (known := self._forget(lane, pool)) is not None:
+                known.cancel()
         for lane in lanes:
             self._current.pop(lane, None)
             self._always.pop(lane, None)

@@ -219,6 +219,8 @@ class LaneEvaluator:
         term, kernel = self.problem.terms[group.term], self._kernels[group.term]
         n_rows, pieces, n_bytes = [0] * len(group.lanes), [], 0
         for i, lane in enumerate(group.lanes):
+            if i + 1 < len(group.lanes):
+                self._streams[group.term].ahead(group.lanes[i + 1])
             for span in self._spans(group.term, lane, round.step):
                 pieces.append(Piece(i, span))
                 n_rows[i] += span.stop - span.start
