@@ -218,13 +218,14 @@ class LaneEvaluator:
             return [0]
         term, kernel = self.problem.terms[group.term], self._kernels[group.term]
         n_rows, pieces, n_bytes = [0] * len(group.lanes), [], 0
+        row_nbytes = term.source.row_nbytes
         for i, lane in enumerate(group.lanes):
             if i + 1 < len(group.lanes):
                 self._streams[group.term].ahead(group.lanes[i + 1])
             for span in self._spans(group.term, lane, round.step):
                 pieces.append(Piece(i, span))
                 n_rows[i] += span.stop - span.start
-                n_bytes += (span.stop - span.start) * term.source.row_nbytes
+                n_bytes += (span.stop - span.start) * row_nbytes
                 if n_bytes >= CALL_BYTES:
                     kernel.add(round.Z, logliks, scores, pieces, term.plan.block_rows)
                     pieces, n_bytes = [], 0

@@ -1,58 +1,73 @@
-"""How many leaves a thread evaluates itself, and how many it leaves to others, which have to be woken first."""
+"""How much of some work a thread does itself, and how much it leaves to others, which have to be woken first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-_MEMORY = 0.9  # part of the estimates that a step keeps
-_TRY_EVERY = 1000  # steps for which a thread that does all itself does so, before it tries again
+_MEMORY = 0.9  # part of an estimate that a step keeps
+_TRY_EVERY = 500  # steps after which what has been slower is tried again
 
 
 @dataclass(slots=True)
 class Sharing:
-    """Seconds that a leaf takes and that others take to begin, learned from step to step.
+    """Seconds that work took alone and with others, learned from step to step.
 
-    Who evaluates which leaf changes nothing but the time, so that it may depend on the time. Waking a thread and having
-    its answer takes some 0.1 to 0.3 ms, in which many small kernels are done.
+    Who does which changes nothing but the time, so that it may depend on the time. Waking a thread and having its
+    answer takes some 0.1 to 0.3 ms, in which many small kernels are done; and threads that often need the GIL get into
+    each other's way.
 
     Parameters
     ----------
-    leaf : float
-        Seconds that a leaf takes.
-    delay : float
-        Seconds by which others begin and answer late.
-    alone : int
-        Steps in a row of which the thread has done all leaves itself.
+    alone, together : float
+        Seconds that an item takes, all of them done by one thread or by several at once; 0 before it is known.
+    item, delay : float
+        With others: seconds of an item for a thread, and by which others begin and answer late.
+    steps : int
 
     Examples
     --------
-    >>> Sharing(leaf=1e-4, delay=2e-4).own(8, 2), Sharing(leaf=1e-5, delay=2e-4).own(8, 2)
-    (5, 8)
+    >>> sharing = Sharing()
+    >>> sharing.own(8, 2)
+    4
+    >>> sharing.saw(8, 8e-4, 1e-4, 4e-4)
+    >>> sharing.own(8, 2)  # alone, to compare
+    8
+    >>> sharing.saw(8, 8e-4)
+    >>> sharing.own(8, 2)  # others begin late
+    6
     """
 
-    leaf: float = 0.0
+    alone: float = 0.0
+    together: float = 0.0
+    item: float = 0.0
     delay: float = 0.0
-    alone: int = 0
+    steps: int = 0
 
-    def own(self, n_leaves: int, threads: int) -> int:
-        """How many leaves to do oneself: as many as make the slower of oneself and the others quickest."""
-        if threads < 2 or n_leaves < 2:
-            return n_leaves
+    def own(self, n_items: int, threads: int) -> int:
+        """How many items to do oneself: all, or as many as take as long as the others take for the rest."""
+        if threads < 2 or n_items < 2:
+            return n_items
+        self.steps += 1
+        if not self.together:
+            return -(-n_items // threads)
+        slower = not self.alone or self.alone < self.together
+        if slower != (self.steps % _TRY_EVERY == 0):
+            return n_items
 
         def seconds(own: int) -> float:
-            others = -(-(n_leaves - own) // (threads - 1))
-            return max(own * self.leaf, self.delay + others * self.leaf if others else 0.0)
+            return max(own * self.item, self.delay - (own - n_items) // (threads - 1) * self.item)
 
-        best = min(range(1, n_leaves + 1), key=seconds) if self.leaf else -(-n_leaves // threads)
-        self.alone = self.alone + 1 if best == n_leaves else 0
-        return n_leaves - 1 if self.alone and self.alone % _TRY_EVERY == 0 else best
+        return min(range(1, n_items), key=seconds)
 
-    def saw(self, leaf: float, delay: float | None = None) -> None:
-        """Learn from a step: seconds of a leaf, and the delay of others where there were any."""
-        self.leaf = _blend(self.leaf, leaf)
-        if delay is not None:
-            self.delay = _blend(self.delay, delay)
+    def saw(self, n_items: int, elapsed: float, item: float | None = None, delay: float = 0.0) -> None:
+        """Learn from a step: seconds that it took, and where others helped, those of an item and of their delay."""
+        if item is None:
+            self.alone = _blend(self.alone, elapsed / max(1, n_items))
+            return
+        self.together = _blend(self.together, elapsed / n_items)
+        self.item, self.delay = _blend(self.item, item), _blend(self.delay, delay)
 
 
 def _blend(old: float, new: float) -> float:
-    return _MEMORY * old + (1.0 - _MEMORY) * new if old else new
+    """The estimate after another step. It falls at once: what takes longer now and then is not the work."""
+    return _MEMORY * old + (1.0 - _MEMORY) * new if 0.0 < old < new else new

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
@@ -35,8 +37,8 @@ class ThreadsExecutor:
         self._n_leaves = len(problem.leaves)
         self._threads = max(1, threads)
         self._evaluator = LaneEvaluator(problem, self._threads, cache_bytes)
-        self._split = lru_cache(maxsize=256)(self._plan_runs)
-        self._sharing = Sharing()
+        self._nodes = lru_cache(maxsize=8)(self._plan_nodes)
+        self._sharing: dict[Any, Sharing] = defaultdict(Sharing)  # of the leaves, and of each function that is mapped
         self._limits = threadpool_limits(limits=1)  # OpenBLAS splits its sums by its thread count
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="dvi-lane") if self._threads > 1 else None
         self._idle = Stopwatch()
@@ -65,44 +67,60 @@ class ThreadsExecutor:
 
     def map(self, work: Work) -> list[Any]:
         """Results of the calls of some work, in order."""
-        run = self._pool.map if self._pool is not None else map
-        return list(run(lambda item: work.function(*work.shared, item), work.items))
+
+        def run(part: range) -> list[Any]:
+            return [work.function(*work.shared, item) for item in work.items[part.start : part.stop]]
+
+        return self._spread(len(work.items), run, self._sharing[work.function])
 
     def partial(self, round: Round, leaves: range) -> dict[Node, Evaluation]:
         """The complete subtrees of some leaves."""
         loglik, score = np.zeros((len(leaves), len(round.Z))), np.zeros((len(leaves), *round.Z.shape))
 
-        def run(part: range) -> tuple[list[int], float, float]:
-            began = time.perf_counter()
+        def run(part: range) -> list[int]:
             at = slice(part.start, part.stop)
-            n_rows = self._evaluator.add(leaves[at], round, loglik[at], score[at])
-            return n_rows, began, time.perf_counter()
+            return self._evaluator.add(leaves[at], round, loglik[at], score[at])
 
-        own = self._sharing.own(len(leaves), self._threads)
-        runs, nodes = self._split(leaves, own)
+        n_rows = self._spread(len(leaves), run, self._sharing[None])
+        return {
+            node: Evaluation(add_up(loglik[part]), add_up(score[part]), sum(n_rows[part]))
+            for node, part in self._nodes(leaves).items()
+        }
+
+    def _plan_nodes(self, leaves: range) -> dict[Node, slice]:
+        """The positions of the leaves that make up each subtree of some leaves."""
+        found = subtrees(leaves, self._n_leaves).items()
+        return {node: slice(r.start - leaves.start, r.stop - leaves.start) for node, r in found}
+
+    def _spread(self, n: int, run: Callable[[range], list[Any]], sharing: Sharing) -> list[Any]:
+        """Results of a function of positions below ``n``, of which it is given a run on each thread that pays."""
+        own = sharing.own(n, self._threads)
+        if self._pool is None or own == n:
+            began = time.perf_counter()
+            results = run(range(n))
+            sharing.saw(n, time.perf_counter() - began)
+            self._busy = 1
+            return results
+
+        def timed(part: range) -> tuple[list[Any], float, float]:
+            began = time.perf_counter()
+            return run(part), began, time.perf_counter()
+
         asked = time.perf_counter()
-        rest = [self._pool.submit(run, part) for part in runs[1:]] if self._pool is not None else []
-        n_rows, began, done = run(runs[0])
+        parts = assign(n - own, [1] * min(self._threads - 1, n - own))
+        rest = [self._pool.submit(timed, range(own + part.start, own + part.stop)) for part in parts]
+        results, began, done = timed(range(own))
         busy, delay = done - began, 0.0
         for future in rest:
             more, other_began, other_done = future.result()
-            n_rows += more
+            results += more
             busy += other_done - other_began
             delay = max(delay, other_began - asked + max(0.0, time.perf_counter() - max(done, other_done)))
-        self._sharing.saw((done - began) / max(1, own), delay if rest else None)
-        self._busy = len(runs)
-        self._idle.add(len(runs) * (time.perf_counter() - asked) - busy)
-        return {
-            node: Evaluation(add_up(loglik[part]), add_up(score[part]), sum(n_rows[part]))
-            for node, part in nodes.items()
-        }
-
-    def _plan_runs(self, leaves: range, own: int) -> tuple[list[range], dict[Node, slice]]:
-        """The positions of some leaves that each thread evaluates, and those that make up each of their subtrees."""
-        others = min(self._threads - 1, len(leaves) - own)
-        rest = [range(own + run.start, own + run.stop) for run in assign(len(leaves) - own, [1] * others)]
-        found = subtrees(leaves, self._n_leaves).items()
-        return [range(own), *rest], {node: slice(r.start - leaves.start, r.stop - leaves.start) for node, r in found}
+        elapsed = time.perf_counter() - asked
+        sharing.saw(n, elapsed, (done - began) / own, delay)
+        self._busy = 1 + len(rest)
+        self._idle.add(self._busy * elapsed - busy)
+        return results
 
     def spent(self, seconds: float) -> Times:
         """Where the time went since this was last asked, which is some seconds ago."""
