@@ -60,11 +60,13 @@ class Slab:
         Type and shape of a row of each.
     places : tuple
         Address of the first row of each, and bytes from one row to the next.
+    n_rows : int
     """
 
     arrays: tuple[AnyArray, ...]
     form: tuple[tuple[np.dtype[Any], tuple[int, ...]], ...]
     places: tuple[tuple[int, int], ...]
+    n_rows: int
 
     @classmethod
     def of(cls, arrays: Sequence[AnyArray]) -> Slab:
@@ -74,7 +76,7 @@ class Slab:
             raise ValueError(f"arrays of {[len(array) for array in lying]} rows are none of one source")
         form = tuple((array.dtype, array.shape[1:]) for array in lying)
         places = tuple((array.__array_interface__["data"][0], array.strides[0]) for array in lying)
-        return cls(lying, form, places)
+        return cls(lying, form, places, len(lying[0]))
 
 
 class Span(NamedTuple):

@@ -103,8 +103,9 @@ class CompiledKernel:
             return
         table = []
         for owner, (slab, start, stop) in pieces:
-            if slab.form != self.empty.form:  # machine code does not look
-                raise TypeError(f"rows of {slab.form} are given to a kernel for {self.empty.form}")
+            if slab.form != self.empty.form or not 0 <= start <= stop <= slab.n_rows:  # machine code does not look
+                given = f"rows {start} to {stop} of {slab.n_rows} of {slab.form}"
+                raise ValueError(f"{given} are given to a kernel for {self.empty.form}")
             table.append([owner, stop - start, *[first + start * stride for first, stride in slab.places]])
         self.function(Z, values, gradients, size, np.array(table), *self.empty.arrays, *self.constants)
 
@@ -147,7 +148,7 @@ def _build(program: Program, example: tuple[AnyArray, ...]) -> CompiledKernel:
             on_unused_input="ignore",
         )
     constants = tuple(np.require(v, requirements=["C", "A", "W"]) for v in program.values)
-    empty = Slab.of([np.zeros((0, *x.shape[1:]), x.dtype) for x in example]) if example else Slab((), (), ())
+    empty = Slab.of([np.zeros((0, *x.shape[1:]), x.dtype) for x in example]) if example else Slab((), (), (), 0)
     return CompiledKernel(built.vm.jit_fn, constants, empty)
 
 

@@ -16,8 +16,9 @@ import pytensor
 import pytest
 
 import dvi
-from dvi.model.compile import LazyKernel, compile_kernel
+from dvi.model.compile import LazyKernel, Piece, compile_kernel
 from dvi.model.graph import SplitModel, split
+from dvi.types import Slab, Span
 
 FIT = """
 import hashlib, numpy as np, pymc as pm, dvi
@@ -67,6 +68,23 @@ def test_a_kernel_is_compiled_for_one_kind_of_arguments_and_runs_in_threads(part
         for again, slope in pool.map(lambda _: kernel(Z, *block), range(40)):
             np.testing.assert_array_equal(again, value)
             np.testing.assert_array_equal(slope, gradient)
+
+
+def test_rows_that_are_not_there_or_of_another_form_never_reach_machine_code(parts: SplitModel) -> None:
+    term = parts.terms[0]
+    block = tuple(np.array(a) for a in term.batch.source.head(10))
+    kernel = compile_kernel(term.program, tuple(a[:2] for a in block))
+    Z = np.zeros((1, parts.layout.ndim))
+    values, gradients = np.zeros((1, 1)), np.zeros((1, *Z.shape))
+    for span in (Span(Slab.of(block), 0, 11), Span(Slab.of(block), -1, 5)):
+        with pytest.raises(ValueError, match="of 10 of"):
+            kernel.add(Z, values, gradients, [Piece(0, span)], 64)
+    with pytest.raises(ValueError, match="given to a kernel for"):
+        kernel(Z, *(a.astype(np.float32) for a in block))
+    with pytest.raises(ValueError, match="none of one source"):
+        kernel(Z, block[0], block[1][:5])
+    strided = tuple(np.repeat(a, 2, axis=0)[::2] for a in block)
+    np.testing.assert_array_equal(kernel(Z, *strided)[1], kernel(Z, *block)[1])
 
 
 def test_a_lazy_kernel_travels_without_its_machine_code(parts: SplitModel) -> None:
