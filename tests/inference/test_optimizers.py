@@ -245,7 +245,7 @@ def test_what_dvi_does_not_know_cannot_be_saved():
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"name": "lion", "learning_rate": 0.1}, "'lion' is not the name of an optimizer. Known names: sgd, momentum"),
+        ({"name": "lion", "learning_rate": 0.1}, "'lion' is not the name of an optimizer. Give one of sgd, momentum"),
         ({"learning_rate": 0.1}, "None is not the name of an optimizer"),
         ({"name": ["sgd"], "learning_rate": 0.1}, "is not the name of an optimizer"),
         ({"name": "sgd", "learning_rate": {"name": "cyclic"}}, "'cyclic' is not the name of a schedule"),
