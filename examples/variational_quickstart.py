@@ -157,7 +157,7 @@ def convergence(tour: Tour) -> dict[str, float]:
     figure, panels = axes(2)
     found = {}
     for panel, diff in zip(panels, ("relative", "absolute"), strict=True):
-        check = dvi.callbacks.CheckParametersConvergence(diff=diff, tolerance=0.01)
+        check = dvi.callbacks.CheckParametersConvergence(diff=diff, tolerance=0.003)
         n, optimizer = tour.steps(10_000, 4_000), dvi.adagrad_window(learning_rate=2e-3)
         approx = dvi.fit(n, model=model, obj_optimizer=optimizer, callbacks=[check], random_seed=1, progressbar=False)
         found[f"steps with diff={diff}"] = len(approx.hist)
