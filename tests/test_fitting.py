@@ -64,7 +64,7 @@ def bits(inference: dvi.Inference) -> tuple[bytes, bytes]:
 
 
 def no_threads_left() -> bool:
-    own = [t for t in threading.enumerate() if t.name.startswith(("dvi-lane", "dvi-read"))]
+    own = [t for t in threading.enumerate() if t.name.startswith("dvi-") and t.name != "dvi-lease"]
     for thread in own:
         thread.join(10)
     return not any(thread.is_alive() for thread in own)
