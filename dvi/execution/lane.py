@@ -253,11 +253,14 @@ class LaneEvaluator:
         Its sum over a block differs from the sum over the two halves of the block.
         """
         term, lane, _ = self.leaves[leaf]
-        block = tuple(array[:64] for array in next(self._blocks(term, lane, 0)))
-        n_rows, kernel = len(block[0]), self._kernels[term]
+        blocks = (block for block in self._blocks(term, lane, 0) if len(block[0]) > 1)
+        block, kernel = tuple(array[:64] for array in next(blocks, ())), self._kernels[term]
+        if not block:
+            return
+        n_rows = len(block[0])
         whole = kernel(Z, *block)[0]
         halves = [kernel(Z, *(a[part] for a in block))[0] for part in (slice(n_rows // 2), slice(n_rows // 2, None))]
-        if n_rows < 2 or not np.isfinite([whole, *halves]).all():
+        if not np.isfinite([whole, *halves]).all():
             return
         size = np.abs(whole) + np.abs(halves[0]) + np.abs(halves[1])
         single = any(array.dtype.kind == "f" and array.dtype.itemsize < 8 for array in block)

@@ -82,7 +82,7 @@ class CompiledKernel:
         values, gradients = np.zeros(len(Z)), np.zeros(Z.shape)
         if blocks:
             n_rows = len(blocks[0])
-            self.add(Z, values[None], gradients[None], [Piece(0, Span(Slab.of(blocks), 0, n_rows))], n_rows)
+            self.add(Z, values[None], gradients[None], [Piece(0, Span(Slab.of(blocks), 0, n_rows))], max(n_rows, 1))
         else:
             self.function(Z, values, gradients, *self.constants)
         return values, gradients
@@ -98,6 +98,7 @@ class CompiledKernel:
         pieces : sequence of Piece
             Whose owners are below n.
         size : int
+            At least 1.
         """
         if not pieces:
             return

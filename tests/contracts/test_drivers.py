@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pymc as pm
 import pytest
@@ -160,3 +161,17 @@ def test_a_likelihood_whose_rows_depend_on_each_other_is_refused(name: str) -> N
         pm.Normal("y", pm.Normal("mu") + y.mean(), 1.0, observed=y)
     with place(PLACES[name]) as where, pytest.raises(dvi.errors.ModelError, match="not a sum over rows"):
         dvi.fit(5, model=model, random_seed=1, progressbar=False, **where)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize("name", ["two threads", "two workers in this process"])
+def test_rows_of_which_a_chunk_holds_one_and_a_lane_takes_one(name: str, batch_size: int) -> None:
+    rows = np.random.default_rng(0).normal(size=(7, 10_000))  # so long that chunks are not merged
+    with pm.Model() as model:
+        batch = dvi.Minibatch(da.from_array(rows, chunks=(1, -1)), batch_size=batch_size)
+        pm.Normal("y", pm.Normal("mu"), 1.0, observed=batch)
+    settings = {"random_seed": 1, "progressbar": False}
+    with place(PLACES[name]) as where:
+        found = dvi.fit(20, model=model, **settings, **where)
+    alone = dvi.fit(20, model=model, threads=1, **settings)
+    assert found.theta.tobytes() == alone.theta.tobytes()

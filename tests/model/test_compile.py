@@ -85,6 +85,9 @@ def test_rows_that_are_not_there_or_of_another_form_never_reach_machine_code(par
         kernel(Z, block[0], block[1][:5])
     strided = tuple(np.repeat(a, 2, axis=0)[::2] for a in block)
     np.testing.assert_array_equal(kernel(Z, *strided)[1], kernel(Z, *block)[1])
+    value, gradient = kernel(Z, *(a[:0] for a in block))
+    assert not value.any()
+    assert not gradient.any()
 
 
 def test_a_lazy_kernel_travels_without_its_machine_code(parts: SplitModel) -> None:

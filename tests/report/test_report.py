@@ -124,7 +124,7 @@ def test_in_a_browser(fitted: dvi.Approximation, tmp_path: Path, size: tuple[int
         shown.keyboard.press("Tab")
         assert shown.evaluate("document.activeElement.textContent") == "Skip to the content"
         shown.keyboard.press("Enter")
-        assert shown.url.endswith("#content")
+        shown.wait_for_function("location.hash === '#content'")
         scrolled = shown.locator("[tabindex='0']").all()
         assert scrolled
         assert all(part.get_attribute("aria-label") for part in scrolled)

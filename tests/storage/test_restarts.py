@@ -12,13 +12,23 @@ import pytest
 from zarr.storage import MemoryStore
 
 import dvi
-from dvi.data import locations
+from dvi.data import locations, source
 from dvi.errors import DviWarning, StoreNotFoundError
+from dvi.execution import lane
 from dvi.persistence.writing import CheckpointWriter
 from tests.storage.killed import BUCKET, Mortal, mortal
 from tests.storage.test_s3 import CHUNK, QUIET, table
 
-STEPS, AT = 200, 20  # the data are read anew every eight steps
+STEPS, AT = 200, 20
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_pools() -> Iterator[None]:
+    """Pools of one chunk, so that the data are read anew every eight steps where no more than two are kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "LEAST_CHUNK_BYTES", 1)
+        patch.setattr(lane, "default_pool_chunks", lambda *_: 1)
+        yield
 
 
 @pytest.fixture
