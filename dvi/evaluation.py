@@ -82,6 +82,9 @@ class FullPass:
     def prepare(self) -> None:
         """Nothing: the prior term is evaluated with the data."""
 
+    def following(self, state: State) -> None:
+        """Not known."""
+
     def round(self, state: State) -> Round:
         return Round(state.step % self.passes, self.Z[self._part(state)])
 

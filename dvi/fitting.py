@@ -140,6 +140,11 @@ class Inference:
         settings = self._settings
         assert settings is not None
         assert self.approx.model is not None
+        if settings.staleness and not isinstance(self._objective, Elbo):
+            raise ArgumentError(
+                f"staleness={settings.staleness} is for methods that maximise the ELBO; leave it out with "
+                f"{type(self).__name__}"
+            )
         if self._split.stale or settings.more_replacements is not self._replacements:
             self._replacements = settings.more_replacements
             self._split = split(self.approx.model, more_replacements=self._replacements)
@@ -310,6 +315,7 @@ class Inference:
         return Trainer(
             self.approx.family, self._objective, settings.optimizer, self._prior, settings.draws or self._draws,
             self.approx.run["seed"], settings.max_norm, self._points, settings.on_nonfinite == "skip",
+            settings.staleness == 1,
         )  # fmt: skip
 
     def _steps(

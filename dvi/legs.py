@@ -64,7 +64,7 @@ class Trainer:
     objective : Objective
     optimizer : Optimizer or None
         That of the user; None for Adam with a step that decays along half a cosine over each leg.
-    prior, draws, seed, max_norm, points, lenient
+    prior, draws, seed, max_norm, points, lenient, delayed
         As in :class:`~dvi.inference.training.VariationalTraining`.
     """
 
@@ -77,6 +77,7 @@ class Trainer:
     max_norm: float | None
     points: FloatArray | None
     lenient: bool = False
+    delayed: bool = False
 
     def leg(self, stage: Stage, theta: FloatArray, begun: int, origin: int) -> Leg:
         """A stage that begins with parameters ``theta (p,)``. Units of the mean are 1 where a basis has them."""
@@ -92,7 +93,7 @@ class Trainer:
         return VariationalTraining(
             self.family, self.objective, self.optimizer or _default(leg), TailAverage(leg.end - tail, before=before),
             self.prior, self.draws, self.seed, self.max_norm, leg.origin, self.points,
-            before if self.optimizer is None and self._learns_curvature() else None, self.lenient,
+            before if self.optimizer is None and self._learns_curvature() else None, self.lenient, self.delayed,
         )  # fmt: skip
 
     def _learns_curvature(self) -> bool:

@@ -54,6 +54,8 @@ def fit(n: int | None = 10_000, method: Any = "advi", model: pm.Model | None = N
         density or its gradient is not finite; its loss is NaN. A fit that skips half of 100 steps ends with the error.
         ``cache_bytes`` : int, rows that each process keeps between epochs, in bytes: 256 MiB by default, and in a Dask
         worker at most an eighth of its memory.
+        ``staleness`` : 0, or 1 to evaluate each step at the parameters of one step before: workers have the next step
+        while the last one is applied, so they do not wait for messages. Other bits, the same anywhere.
         ``callbacks`` : list of ``f(approx, losses, i)``, each called after every step, or every ``f.every`` steps
         where it has that attribute. ``StopIteration`` ends the fit.
         ``progressbar`` : bool.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +25,11 @@ RUN = (
     "callbacks", "obj_optimizer", "obj_n_mc", "total_grad_norm_constraint", "progressbar", "client", "threads", "lanes",
     "score", "more_replacements", "include_transformed", "backend", "progressbar_theme",
     "tolerance", "max_steps", "max_seconds", "checkpoint", "checkpoint_every", "keep", "storage_options",
-    "on_nonfinite", "cache_bytes",
+    "on_nonfinite", "cache_bytes", "staleness",
 )  # fmt: skip
-_WITH_DEFAULTS = ("tolerance", "max_steps", "max_seconds", "checkpoint_every", "keep", "on_nonfinite", "cache_bytes")
+_WITH_DEFAULTS = (
+    "tolerance", "max_steps", "max_seconds", "checkpoint_every", "keep", "on_nonfinite", "cache_bytes", "staleness",
+)  # fmt: skip
 _STORED = {  # keywords of a run that a checkpoint holds, and the fields that they become
     "obj_n_mc": "draws",
     "total_grad_norm_constraint": "max_norm",
@@ -78,6 +81,7 @@ class Settings:
     storage_options: Mapping[str, Any] | None = None
     on_nonfinite: str = "raise"
     cache_bytes: int | None = None
+    staleness: int = 0
 
     def __post_init__(self) -> None:
         if self.n is not None:
@@ -99,6 +103,7 @@ class Settings:
                 check_int("obj_n_mc" if name == "draws" else name, getattr(self, name), least, what)
         if str(self.on_nonfinite) not in ("raise", "skip"):  # an array has no truth value in `in`
             raise ArgumentError(f"on_nonfinite={self.on_nonfinite!r} is not allowed; give 'raise' or 'skip'")
+        check_int("staleness", self.staleness, 0, "number of steps", most=1)
         if self.max_norm is not None:
             positive("total_grad_norm_constraint", self.max_norm)
         if self.client is not None and not hasattr(self.client, "asynchronous"):
@@ -110,14 +115,13 @@ class Settings:
                 raise ArgumentTypeError(f"the callback {callback!r} cannot be called; give f(approx, losses, i)")
 
 
-def check_int(name: str, value: object, least: int, what: str) -> None:
-    """Refuse what is not an int of at least ``least``."""
+def check_int(name: str, value: object, least: int, what: str, most: float = math.inf) -> None:
+    """Refuse what is not an int of at least ``least`` and at most ``most``."""
+    allowed = f"give a {what} of at least {least}" + (f" and at most {most}" if most < math.inf else "")
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ArgumentTypeError(
-            f"{name}={value!r} is of type {type(value).__name__}; give a {what} of at least {least}"
-        )
-    if value < least:
-        raise ArgumentError(f"{name}={value} is not allowed; give a {what} of at least {least}")
+        raise ArgumentTypeError(f"{name}={value!r} is of type {type(value).__name__}; {allowed}")
+    if not least <= value <= most:
+        raise ArgumentError(f"{name}={value} is not allowed; {allowed}")
 
 
 def refuse_unknown(given: Mapping[str, object], known: tuple[str, ...]) -> None:

@@ -111,6 +111,7 @@ class State:
     average: tuple[FloatArray, ...]  # of the iterates
     rate: FloatArray = field(default_factory=lambda: np.ones(1))  # factor on the learning rate, and what its rule keeps
     curvature: tuple[FloatArray, ...] = ()  # sums over pairs of draws, where they are kept
+    behind: tuple[FloatArray, ...] = ()  # the iterate before, where steps are evaluated one behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,10 @@ class Training(Protocol):
 
     def round(self, state: State) -> Round:
         """Where the next step evaluates the likelihood."""
+        ...
+
+    def following(self, state: State) -> Round | None:
+        """Where the step after the next one does, if that is known before the next one is done."""
         ...
 
     def step(self, state: State) -> Generator[Round | Work, Any, tuple[State, StepInfo]]:

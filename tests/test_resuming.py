@@ -88,6 +88,17 @@ def test_a_fit_that_goes_on_has_the_bits_of_one_that_was_never_stopped(
         assert bits(dvi.resume(store, model, callbacks=[], progressbar=False)) == bits(whole)
 
 
+@pytest.mark.parametrize("optimizer", [None, dvi.momentum(1e-6)], ids=["default", "own"])
+def test_a_fit_whose_steps_are_one_behind_goes_on_too(optimizer: Any, model: pm.Model) -> None:
+    run: dict[str, Any] = {"staleness": 1, "obj_optimizer": optimizer, **QUIET}
+    whole = METHODS["fullrank"](model).fit(N, **run)
+    for step in (1, 12, 40):
+        store = MemoryStore()
+        METHODS["fullrank"](model).fit(N, callbacks=[stop_at(step)], checkpoint=store, **run)
+        again = dvi.resume(store, model, callbacks=[], progressbar=False)
+        assert bits(again) == bits(whole)
+
+
 @pytest.mark.parametrize("step", [700, 1000, 2500])
 def test_a_fit_until_convergence_goes_on_to_the_same_end(step: int, model: pm.Model) -> None:
     until: dict[str, Any] = {"random_seed": 1, "tolerance": 1e-6, "max_steps": 4000, **QUIET}

@@ -50,6 +50,8 @@ class VariationalTraining:
     lenient : bool
         Leave the parameters as they are at a step whose objective or gradient is not finite, and report NaN for it,
         in place of an error.
+    delayed : bool
+        Evaluate each step at the parameters of one step before, so that it can be asked for before that one is done.
     """
 
     family: Family
@@ -64,6 +66,7 @@ class VariationalTraining:
     points: FloatArray | None = None
     curved_from: int | None = None
     lenient: bool = False
+    delayed: bool = False
 
     @cached_property
     def _observes(self) -> bool:
@@ -74,7 +77,8 @@ class VariationalTraining:
         """The state before the first step."""
         rate = start_rate(learning_rate_of(self.optimizer))
         curvature = () if self.curved_from is None else empty_sums(self.family.ndim)
-        return State(self.origin, theta, self.optimizer.init(theta), self.averaging.init(theta), rate, curvature)
+        average, behind = self.averaging.init(theta), (theta,) if self.delayed else ()
+        return State(self.origin, theta, self.optimizer.init(theta), average, rate, curvature, behind)
 
     def prepare(self) -> None:
         """Compile the prior term."""
@@ -97,13 +101,19 @@ class VariationalTraining:
         return drawn
 
     def round(self, state: State) -> Round:
-        """Draws from the current approximation."""
-        return Round(state.step, self.family.draw(state.theta, self.noise(state.step)))
+        """Draws from the current approximation, or from the one before."""
+        return self._round(state.step, _evaluated(state))
+
+    def following(self, state: State) -> Round | None:
+        """Draws of the step after the next, which are from the current approximation where steps are one behind."""
+        return self._round(state.step + 1, state.theta) if state.behind else None
+
+    def _round(self, step: int, theta: FloatArray) -> Round:
+        return Round(step, self.family.draw(theta, self.noise(step)))
 
     def step(self, state: State) -> Generator[Round | Work, Any, tuple[State, StepInfo]]:
         """One step of the optimizer on an estimate of the gradient."""
-        eps = self.noise(state.step)
-        asked = Round(state.step, self.family.draw(state.theta, eps))
+        eps, theta, asked = self.noise(state.step), _evaluated(state), self.round(state)
         evaluation = yield asked
         logp, score = evaluation.loglik, evaluation.score
         if self.prior is not None:
@@ -112,11 +122,11 @@ class VariationalTraining:
         work = self.objective.work(asked.Z, score)
         results = [] if work is None else (yield work)
         with np.errstate(over="ignore", invalid="ignore"):
-            value, gradient = self.objective.gradient(self.family, state.theta, eps, logp, score, results)
+            value, gradient = self.objective.gradient(self.family, theta, eps, logp, score, results)
             finite = math.isfinite(value) and all_finite(gradient)
         if not finite:
             self._refuse(state, value)
-            return replace(state, step=state.step + 1), StepInfo(math.nan, evaluation.n_rows)
+            return replace(state, step=state.step + 1, behind=_behind(state)), StepInfo(math.nan, evaluation.n_rows)
         done = self._apply(state, value, -gradient)
         if self.curved_from is not None and state.step >= self.curved_from:
             done = replace(done, curvature=with_pairs(state.curvature, asked.Z, score))
@@ -140,7 +150,7 @@ class VariationalTraining:
         theta.flags.writeable = False
         average = self.averaging.update(state.step, theta, state.average)
         rate = observe(learning_rate_of(self.optimizer), state.rate, -value) if self._observes else state.rate
-        return State(state.step + 1, theta, slots, average, rate, state.curvature)
+        return State(state.step + 1, theta, slots, average, rate, state.curvature, _behind(state))
 
     def learning_rate(self, state: State) -> float:
         """The learning rate of the next step; 1 for an optimizer of other make that has none."""
@@ -155,6 +165,16 @@ class VariationalTraining:
         """How far the mean ``(d,)`` has moved between the average before the tail and that over it."""
         before = self.averaging.earlier(state.theta, state.average)
         return self.family.mean(self.result(state)) - self.family.mean(before)
+
+
+def _evaluated(state: State) -> FloatArray:
+    """The parameters at which the next step is evaluated."""
+    return state.behind[0] if state.behind else state.theta
+
+
+def _behind(state: State) -> tuple[FloatArray, ...]:
+    """What is one step behind when the next step is done."""
+    return (state.theta,) if state.behind else ()
 
 
 @lru_cache(maxsize=4)

@@ -58,13 +58,14 @@ def step(model: pm.Model, **where: Any) -> Callable[[int], object]:
     return lambda n: inference.fit(n, **RUN, **where)
 
 
-@pytest.mark.parametrize(("batch", "target"), [(262_144, 1.8), (65_536, 1.6)])
-def bench_scaling(report: Report, clients: Any, zarr_logistic: Any, batch: int, target: float) -> None:
+@pytest.mark.parametrize(("batch", "staleness", "target"), [(262_144, 0, 1.8), (65_536, 0, 1.6), (65_536, 1, 1.8)])
+def bench_scaling(report: Report, clients: Any, zarr_logistic: Any, batch: int, staleness: int, target: float) -> None:
     """Two worker processes against one."""
     model = zarr_logistic(batch)
-    two, one = step(model, client=clients[2]), step(model, client=clients[1])
+    two, one = (step(model, client=clients[n], staleness=staleness) for n in (2, 1))
     pairs = in_turn(lambda: seconds_a_step(two, 20), lambda: seconds_a_step(one, 20))
-    report(faster(8, f"two workers, logistic, batch {batch:,}", "one worker", pairs, target))
+    behind = ", one step behind" if staleness else ""
+    report(faster(8, f"two workers, logistic, batch {batch:,}{behind}", "one worker", pairs, target))
 
 
 @pytest.mark.parametrize(("batch", "target"), [(262_144, 1 / 1.2), (8192, 0.0)])

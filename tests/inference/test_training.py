@@ -89,6 +89,39 @@ def test_a_step_asks_for_its_round_and_then_for_its_work() -> None:
     assert_allclose(after.theta, state.theta + 0.1)  # uphill
 
 
+@pytest.mark.parametrize("estimator", ["stl", "entropy"])
+def test_a_delayed_step_takes_the_gradient_of_one_step_before(estimator: Any) -> None:
+    own = training(delayed=True, objective=Elbo(estimator))
+    family, state, rate = own.family, start(own), 0.1
+    thetas = [state.theta, state.theta]  # nothing is before the first
+    for step in range(5):
+        following = own.following(state)
+        assert following is not None
+        state, _ = advance(own, state)
+        assert own.round(state).step == following.step == step + 1
+        assert own.round(state).Z.tobytes() == following.Z.tobytes()  # was known before the step was done
+        eps = own.noise(step)
+        Z = family.draw(thetas[-2], eps)
+        _, gradient = own.objective.gradient(family, thetas[-2], eps, *parabola(Z), [])
+        thetas.append(thetas[-1] + rate * gradient)
+        assert_allclose(state.theta, thetas[-1], rtol=1e-13)
+    prompt = training()
+    assert prompt.following(start(prompt)) is None
+    assert advance(prompt, start(prompt))[0].behind == ()
+
+
+def test_a_delayed_step_that_is_skipped_is_followed_by_one_that_is_not_behind() -> None:
+    own = training(delayed=True, lenient=True)
+    first, _ = advance(own, start(own))
+    steps = own.step(first)
+    next(steps)
+    with pytest.raises(StopIteration) as done:
+        steps.send(Evaluation(np.full(3, np.nan), np.zeros((3, 2)), 7))
+    skipped, _ = done.value.value
+    assert skipped.theta.tobytes() == first.theta.tobytes() == skipped.behind[0].tobytes()
+    assert first.behind[0].tobytes() != first.theta.tobytes()
+
+
 def test_no_prior_where_it_is_evaluated_with_the_data() -> None:
     objective = Sharing()
     steps = training(objective=objective, prior=None).step(start(training()))

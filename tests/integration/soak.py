@@ -39,14 +39,15 @@ class Fit:
 
 
 def fits(n_workers: int, rng: np.random.Generator) -> Iterator[Fit]:
-    """One fit after another on one cluster, with one kind of fault after another."""
+    """One fit after another on one cluster, with one kind of fault after another; every other is one step behind."""
     model = small_model()
-    undisturbed = Undisturbed(model)
+    undisturbed = [Undisturbed(model, staleness) for staleness in (0, 1)]
     with site(n_workers) as place:
-        for name in itertools.cycle(FAULTS):
+        for name, staleness in zip(itertools.cycle(FAULTS), itertools.cycle((0, 1))):
             injector = Injector(place, [FAULTS[name]] * FAULTS_OF_A_FIT, rng)
-            found = disturbed(model, place, injector)
-            yield Fit(name, injector.kills, len(found.hist), undisturbed.equals(found), injector.seconds_lost)
+            found = disturbed(model, place, injector, staleness)
+            equal = undisturbed[staleness].equals(found)
+            yield Fit(name, injector.kills, len(found.hist), equal, injector.seconds_lost)
 
 
 def tables(done: list[Fit], run: dict[str, object]) -> dict[str, list[tuple[object, ...]]]:

@@ -50,6 +50,20 @@ def test_a_fault_does_not_change_a_bit(
     assert bool(injector.kills) == ("killed" in name)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a worker with lanes is killed",
+        "the worker with the parameter server is killed",
+        "a worker joins, and one leaves",
+    ],
+)
+def test_nor_where_hosts_have_the_following_step_already(model: pm.Model, three_workers: Site, name: str) -> None:
+    injector = Injector(three_workers, [FAULTS[name]] * 2, np.random.default_rng(len(name)))
+    found = disturbed(model, three_workers, injector, staleness=1)
+    assert Undisturbed(model, staleness=1).equals(found)
+
+
 @pytest.mark.parametrize("who", ["host", "server"])
 def test_steps_go_on_while_a_worker_stands_still(
     model: pm.Model, undisturbed: Undisturbed, three_workers: Site, who: str

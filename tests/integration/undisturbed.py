@@ -20,10 +20,10 @@ def small_model() -> pm.Model:
     return model
 
 
-def disturbed(model: pm.Model, site: Site, injector: Injector) -> dvi.Inference:
+def disturbed(model: pm.Model, site: Site, injector: Injector, staleness: int = 0) -> dvi.Inference:
     """A fit on a cluster that goes on until all has happened to it that should."""
     inference = dvi.ADVI(model=model, random_seed=7)
-    inference.fit(10**8, client=site.client, callbacks=[injector], **SETTINGS)
+    inference.fit(10**8, client=site.client, callbacks=[injector], staleness=staleness, **SETTINGS)
     return inference
 
 
@@ -32,7 +32,8 @@ class Undisturbed:
 
     every = Injector.every
 
-    def __init__(self, model: pm.Model) -> None:
+    def __init__(self, model: pm.Model, staleness: int = 0) -> None:
+        self._settings = {**SETTINGS, "staleness": staleness}
         self._inference = dvi.ADVI(model=model, random_seed=7)
         self._theta: dict[int, bytes] = {}
 
@@ -43,7 +44,7 @@ class Undisturbed:
         """Whether a fit has the same losses and the same parameters, bit for bit."""
         n = len(found.hist)
         if not self._theta:
-            self._inference.fit(n, threads=1, callbacks=[self], **SETTINGS)
+            self._inference.fit(n, threads=1, callbacks=[self], **self._settings)
         elif n > len(self._inference.hist):
             self._inference.refine(n - len(self._inference.hist))
         return found.hist.tobytes() == self._inference.hist[:n].tobytes() and theta(found) == self._theta[n]

@@ -36,23 +36,29 @@ def errors(method: str, batch_size: int, n: int | None, **settings: Any) -> tupl
     return np.array(means), np.array(ratios)
 
 
+def assert_within_bars(means: np.ndarray, ratios: np.ndarray) -> None:
+    assert abs(ratios.mean()) <= 0.03
+    assert np.sqrt(np.mean(ratios**2)) <= 0.06
+    assert np.sqrt(np.mean(means**2)) <= 0.1
+
+
 @pytest.mark.parametrize("batch_size", [100, N], ids=["minibatch", "full batch"])
 @pytest.mark.parametrize("estimator", ["stl", "entropy"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_conjugate_posterior(method: str, estimator: str, batch_size: int) -> None:
-    means, ratios = errors(method, batch_size, 10_000, inf_kwargs={"estimator": estimator})
-    assert abs(ratios.mean()) <= 0.03
-    assert np.sqrt(np.mean(ratios**2)) <= 0.06
-    assert np.sqrt(np.mean(means**2)) <= 0.1
+    assert_within_bars(*errors(method, batch_size, 10_000, inf_kwargs={"estimator": estimator}))
 
 
 @pytest.mark.parametrize("batch_size", [100, N], ids=["minibatch", "full batch"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_conjugate_posterior_until_converged(method: str, batch_size: int) -> None:
-    means, ratios = errors(method, batch_size, None)
-    assert abs(ratios.mean()) <= 0.03
-    assert np.sqrt(np.mean(ratios**2)) <= 0.06
-    assert np.sqrt(np.mean(means**2)) <= 0.1
+    assert_within_bars(*errors(method, batch_size, None))
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_conjugate_posterior_by_steps_that_are_one_behind(method: str, n: int | None) -> None:
+    assert_within_bars(*errors(method, 100, n, staleness=1))
 
 
 @pytest.mark.parametrize("method", ["fullrank_advi", "lowrank_advi"])

@@ -158,6 +158,8 @@ class ParameterServer:
         self._waited: dict[str, float] = {}  # seconds in this block of steps, by host
         self._read = self._idle = 0.0  # seconds in this block of steps, of the mean host
         self._timed = False
+        self._answered = 0.0  # when the last evaluation was there
+        self._early: _Early | None = None
 
     def use(self, training: bytes) -> None:
         """Go on with another training."""
@@ -176,6 +178,7 @@ class ParameterServer:
         self._stopping = True
         while self._running:
             await asyncio.sleep(0.001)
+        self._drop_early()
 
     async def run(self, state: State | None, step: int, hosts: dict[str, str], n_steps: int) -> Block:
         """Run up to ``n_steps`` steps from ``state``, or from the server's own state, which is at ``step``."""
@@ -197,8 +200,10 @@ class ParameterServer:
                 n_rows += info.n_rows
         except _LostError as error:
             lost = error.addresses
+            self._drop_early()
         except Exception as error:
             failure = error
+            self._drop_early()
         finally:
             self._running = False
         waits = {address: waited / max(1, len(objectives)) for address, waited in self._waited.items()}
@@ -219,19 +224,40 @@ class ParameterServer:
                 answer = await self._share(request, hosts)
             else:
                 started = time.perf_counter()
-                messages = await self._ask(dict.fromkeys(hosts, ("evaluate", (request.step, request.Z))), hosts)
+                messages = await self._evaluations(request, self._training.following(state), hosts)
                 self._time(time.perf_counter() - started, [message.times for message in messages])
                 nodes: dict[Node, Evaluation] = {}
                 for message in messages:
                     nodes |= message.unpack()
                 answer = combine(nodes, self._n_leaves)[height(self._n_leaves), 0]
 
+    async def _evaluations(self, request: Round, following: Round | None, hosts: dict[str, str]) -> list[Message]:
+        """What hosts make of a request, who have the following one, if it is known, before this one is applied."""
+        early, self._early = self._early, None
+        if early is not None and early.matches(request, hosts):
+            asked = early.answers
+        else:
+            _drop(early)
+            asked = self._asked(request, hosts)
+        if following is not None:
+            self._early = _Early(following, dict(hosts), self._asked(following, hosts))
+        messages = await asked
+        self._answered = time.monotonic()
+        return messages
+
+    def _asked(self, request: Round, hosts: dict[str, str]) -> asyncio.Task[list[Message]]:
+        return asyncio.ensure_future(self._ask(dict.fromkeys(hosts, ("evaluate", (request.step, request.Z))), hosts))
+
+    def _drop_early(self) -> None:
+        _drop(self._early)
+        self._early = None
+
     def _time(self, seconds: float, hosts: list[Times]) -> None:
         """Add up where the seconds of an evaluation went: what hosts did not read or compute in, they waited."""
-        read = sum(times.read for times in hosts) / len(hosts)
+        read = min(seconds, sum(times.read for times in hosts) / len(hosts))
         compute = sum(times.compute for times in hosts) / len(hosts)
         self._read += read
-        self._idle += seconds - read - compute
+        self._idle += max(0.0, seconds - read - compute)  # of a request that was early, a part was done before
 
     async def _share(self, work: Work, hosts: dict[str, str]) -> list[Any]:
         """Results of some work, of which every host does a run."""
@@ -248,7 +274,8 @@ class ParameterServer:
 
         async def timed(address: str, call: tuple[str, tuple[Any, ...]]) -> Any:
             answer = await _call(worker, address, hosts[address], *call, patience)
-            self._waited[address] = self._waited.get(address, 0.0) + time.monotonic() - started
+            waited = time.monotonic() - max(started, self._answered)
+            self._waited[address] = self._waited.get(address, 0.0) + max(0.0, waited)
             return answer
 
         pending = (timed(address, call) for address, call in calls.items())
@@ -267,8 +294,29 @@ class ParameterServer:
 
 def _aligned_state(state: State) -> State:
     """A state that came off the wire, its arrays where sums run in the order in which they do elsewhere."""
-    slots, average, curvature = (tuple(map(aligned, group)) for group in (state.slots, state.average, state.curvature))
-    return State(state.step, aligned(state.theta), slots, average, aligned(state.rate), curvature)
+    groups = (state.slots, state.average, state.curvature, state.behind)
+    slots, average, curvature, behind = (tuple(map(aligned, group)) for group in groups)
+    return State(state.step, aligned(state.theta), slots, average, aligned(state.rate), curvature, behind)
+
+
+@dataclass(frozen=True, slots=True)
+class _Early:
+    """A request that was sent before the step before it was done."""
+
+    request: Round
+    hosts: dict[str, str]
+    answers: asyncio.Task[list[Message]]
+
+    def matches(self, request: Round, hosts: dict[str, str]) -> bool:
+        """Whether its answers are those to a request."""
+        same_hosts = list(self.hosts.items()) == list(hosts.items())  # lanes go by their order
+        return same_hosts and self.request.step == request.step and np.array_equal(self.request.Z, request.Z)
+
+
+def _drop(early: _Early | None) -> None:
+    """Do not wait for answers, nor hear of a host that is lost meanwhile: who asks it next will."""
+    if early is not None and not early.answers.cancel() and not early.answers.cancelled():
+        early.answers.exception()
 
 
 class _LostError(Exception):
