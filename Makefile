@@ -46,7 +46,8 @@ soak-retrain: $(INSTALLED) ## Kill scheduled runs at random moments, and compare
 	$(BIN)/python -m tests.retraining.soak $(ARGS)
 
 fuzz: $(INSTALLED) ## Give hostile input to everything that reads some: tests/fuzz
-	DVI_FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/fuzz --override-ini timeout=0 --capture=no $(ARGS)
+	ulimit -v 16000000 && \
+		DVI_FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/fuzz --override-ini timeout=0 --capture=no $(ARGS)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group fuzz
 	for target in load zarr npy parquet csv optimizers settings; do \
 		$(BIN)/python -m tests.fuzz.guided $$target -runs=5000 -print_funcs=0 -verbosity=0 2> /dev/null || exit 1; done

@@ -10,6 +10,7 @@ import numpy as np
 from dvi import sampling
 from dvi.errors import ArgumentError, ModelError
 from dvi.evaluation import ElboEstimate, estimate_elbo, log_joint
+from dvi.memory import check_draws_fit
 from dvi.model.draws import DrawFunction, layout_draws, model_draws, rebuilt
 from dvi.model.layout import Layout
 from dvi.model.nodes import SymbolicDraws, sampled, symbolic_draws
@@ -213,11 +214,9 @@ class Approximation:
         return self.family.draw(self.theta, self._noise(draws, random_seed))
 
     def _noise(self, draws: int, random_seed: int | None) -> FloatArray:
-        generator = keyed_generator(as_seed(random_seed), "sample")
-        try:
-            return generator.standard_normal((check_draws(draws), self.family.noise_dim))
-        except (MemoryError, ValueError, OverflowError) as error:  # ValueError: more than an array can have
-            raise ArgumentError(f"draws={draws} do not fit in memory ({error}); draw fewer at a time") from error
+        width = self.family.noise_dim
+        check_draws_fit(check_draws(draws), self.family)
+        return keyed_generator(as_seed(random_seed), "sample").standard_normal((draws, width))
 
     def sample(
         self, draws: int = 500, random_seed: int | None = None, return_inferencedata: bool = True, store: Any = None

@@ -19,6 +19,7 @@ from dvi.full_data import Evaluator, all_rows
 from dvi.groups import make_approximation, model_of
 from dvi.inference.fixed_draws import FixedDraws, Point, fixed_noise
 from dvi.inference.newton import minimise
+from dvi.memory import check_draws_fit
 from dvi.model.graph import split
 from dvi.progress import Progress
 from dvi.settings import CONSTRUCTION, TOLERANCE, Callback, Settings, refuse_unknown
@@ -131,6 +132,7 @@ class DADVI(Inference):
                 f"obj_n_mc={draws} is too few for a covariance of {family.ndim} dimensions, which could collapse onto "
                 f"so few draws; give at least {2 * family.ndim}"
             )
+        check_draws_fit(draws, family)
         return draws
 
     def _minimise(self, settings: Settings, objective: FixedDraws, evaluate: Evaluator, progress: Progress) -> None:

@@ -23,6 +23,7 @@ from dvi.execution.opening import open_driver
 from dvi.inference.elbo import Elbo
 from dvi.inference.training import VariationalTraining
 from dvi.legs import Leg, Trainer
+from dvi.memory import check_draws_fit
 from dvi.model.compile import LazyKernel
 from dvi.model.graph import split
 from dvi.persistence.checkpoints import Checkpoint
@@ -145,6 +146,7 @@ class Inference:
                 f"staleness={settings.staleness} is for methods that maximise the ELBO; leave it out with "
                 f"{type(self).__name__}"
             )
+        check_draws_fit(settings.draws or self._draws, self.approx.family, "draws of a step")
         if self._split.stale or settings.more_replacements is not self._replacements:
             self._replacements = settings.more_replacements
             self._split = split(self.approx.model, more_replacements=self._replacements)

@@ -18,6 +18,7 @@ from dvi.approximations.meanfield import MeanFieldFamily, softplus_inverse
 from dvi.errors import ArgumentError, ArgumentTypeError, ModelError, UnknownNameError, suggestion
 from dvi.full_data import all_rows
 from dvi.inference.fixed_draws import MOST_DENSE, FixedDraws, Point, fixed_noise, hessians
+from dvi.memory import check_draws_fit
 from dvi.model.draws import DrawFunction, model_draws
 from dvi.model.graph import split
 from dvi.settings import check_int
@@ -197,6 +198,7 @@ def _noise(approx: Approximation, draws: int | None) -> FloatArray:
     check_int("draws", n, 2, "number of draws")
     if n % 2:
         raise ArgumentError(f"draws={n} is odd; give an even number, as draws come in antithetic pairs")
+    check_draws_fit(n, approx.family)
     return fixed_noise(int(approx.run.get("seed", 0)), n, approx.family.noise_dim)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from dvi.errors import ArgumentError, ArgumentTypeError
+from dvi.memory import check_fits
 from dvi.model.draws import DrawFunction
 from dvi.model.layout import Layout
 from dvi.types import AnyArray, Family, FloatArray
@@ -74,6 +75,8 @@ def collected(blocks: Iterator[Block], draws: int) -> Block:
     whole: Block | None = None
     for block in blocks:
         if whole is None:
+            own = block.Z.nbytes + sum(value.nbytes for value in block.values.values())
+            check_fits(draws, "draws", own // len(block.Z))
             values = {name: np.empty((draws, *v.shape[1:]), v.dtype) for name, v in block.values.items()}
             whole = Block(0, np.empty((draws, block.Z.shape[1])), values)
         rows = slice(block.start, block.start + len(block.Z))

@@ -32,7 +32,7 @@ class Row:
     packages: str = ""
 
 
-BASE = "dvi.errors dvi.types dvi.randomness"
+BASE = "dvi.errors dvi.types dvi.randomness dvi.memory"
 LAYERS = f"{BASE} dvi.model dvi.data dvi.approximations dvi.inference dvi.execution"
 RESULTS = (
     "dvi.approximation dvi.callbacks dvi.diagnostics dvi.fitting dvi.groups dvi.methods dvi.persistence dvi.prediction "
@@ -46,6 +46,7 @@ TABLE = {
     "dvi.errors": Row(),
     "dvi.types": Row(packages="numpy"),
     "dvi.randomness": Row(packages="numpy"),
+    "dvi.memory": Row("dvi.errors dvi.types", "distributed"),
     "dvi.signals": Row(),
     # The layers. Neither half of the boundary of section 3 sees the other: rows on one side, parameters on the other.
     "dvi.model": Row(

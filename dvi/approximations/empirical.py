@@ -12,6 +12,7 @@ from scipy.special import ndtr, ndtri
 
 from dvi.approximations.meanfield import MeanFieldFamily
 from dvi.errors import ArgumentError
+from dvi.memory import check_fits
 from dvi.randomness import keyed_generator
 from dvi.types import FloatArray
 
@@ -55,6 +56,7 @@ class EmpiricalFamily:
         MeanFieldFamily(self.ndim)  # refuses what is not a number of dimensions
         if self.n < 1:
             raise ArgumentError(f"n = {self.n!r} particles are not allowed. Pass at least 1.")
+        check_fits(self.n, "particles", 16 * self.ndim)
 
     @property
     def noise_dim(self) -> int:

@@ -10,6 +10,7 @@ from dvi.callbacks.base import Callback
 from dvi.callbacks.held_out import HeldOut, checked_data, hold_out
 from dvi.errors import ArgumentError
 from dvi.inference.settings import count, not_negative
+from dvi.memory import check_draws_fit
 from dvi.randomness import keyed_generator
 from dvi.types import FloatArray
 
@@ -139,6 +140,7 @@ class EarlyStopping(Callback):
         if self._held_out is None or approx.model is not self._model:
             self._held_out, self._model = hold_out(approx.model, self._data), approx.model
         shape = (self.draws, approx.family.noise_dim)
+        check_draws_fit(self.draws, approx.family, "draws of a check")
         eps = keyed_generator(self.random_seed, "sample").standard_normal(shape)
         return self._held_out.mean_log_likelihood(approx.family.draw(approx.theta, eps))
 

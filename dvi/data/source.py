@@ -18,6 +18,7 @@ from dvi.data.memory import DeliveredReader, DetachedReader, is_in_memory
 from dvi.data.picks import aligned_empty
 from dvi.errors import ArgumentError, DataError, DviWarning, NonFiniteError
 from dvi.html import Section, card
+from dvi.memory import format_bytes
 from dvi.types import AnyArray, Reader
 
 MAX_CHUNK_BYTES = 64 * 2**20
@@ -256,15 +257,6 @@ def check_finite(slab: AnyArray, what: str, first_row: int) -> None:
 def _sum_is_finite(slab: AnyArray) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
         return math.isfinite(slab.sum(dtype=np.float32 if slab.dtype == np.float16 else None))
-
-
-def format_bytes(nbytes: float) -> str:
-    """Bytes for people, with three figures and a decimal unit."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.3g} TB"
 
 
 def _check_aligned(names: Sequence[str], readers: Sequence[Reader]) -> None:

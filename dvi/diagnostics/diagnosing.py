@@ -23,6 +23,7 @@ from dvi.diagnostics.weights import Weights, smoothed_weights, weighted_moments
 from dvi.errors import ArgumentError, ArgumentTypeError, ModelError, NonFiniteError
 from dvi.evaluation import evaluate_all
 from dvi.inference.stein import Stein
+from dvi.memory import check_draws_fit
 from dvi.model.draws import model_draws
 from dvi.model.graph import split
 from dvi.randomness import keyed_generator
@@ -160,6 +161,7 @@ def _checked_draws(draws: int) -> int:
 def _noise(family: Family, draws: int, seed: int) -> FloatArray:
     if isinstance(family, EmpiricalFamily):
         return family.quantiles()
+    check_draws_fit(draws, family)
     return keyed_generator(seed, "sample").standard_normal((draws, family.noise_dim))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from dvi.diagnostics.findings import Finding
 from dvi.diagnostics.rendering import as_html, as_text
 from dvi.errors import ArgumentError, DviWarning
+from dvi.memory import check_fits
 from dvi.randomness import keyed_generator
 from dvi.sampling import as_seed, check_draws
 from dvi.types import FloatArray
@@ -151,7 +152,8 @@ class Diagnosis:
             warnings.warn(text, DviWarning, stacklevel=2)
         generator = keyed_generator(as_seed(random_seed), "sample")
         weights = np.exp(self.sample.log_weights)
-        taken = generator.choice(len(weights), check_draws(draws), p=weights / weights.sum())
+        check_fits(check_draws(draws), "draws", 8 * (1 + self.ndim))
+        taken = generator.choice(len(weights), draws, p=weights / weights.sum())
         return self.sample.tree(self.sample.Z[taken])
 
     def to_json(self) -> dict[str, Any]:

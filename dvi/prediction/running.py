@@ -16,9 +16,9 @@ import xarray as xr
 from zarr.storage import MemoryStore
 
 from dvi.data.ingest_progress import progress
-from dvi.data.source import format_bytes
 from dvi.errors import ArgumentError, StoreExistsError
 from dvi.execution.chunks import map_threads
+from dvi.memory import format_bytes
 from dvi.model.pointwise import RowFunction, RowTerm
 from dvi.persistence.places import explained, label_of, place_of
 from dvi.prediction.grid import grid_of

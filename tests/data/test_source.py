@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from dvi.data.chunks import lengths_of, regular_chunks, rows_per_chunk, runs_of
 from dvi.data.readers import DeliveredReader, reader
-from dvi.data.source import Source, check_finite, format_bytes, merge_small, row_grid
+from dvi.data.source import Source, check_finite, merge_small, row_grid
 from dvi.errors import ArgumentError, DataError, DviWarning, NonFiniteError
 from dvi.types import AnyArray
 
@@ -282,14 +282,3 @@ class TestFinite:
         source.read(0)
         with pytest.raises(NonFiniteError):
             Source.align([reader(x)]).read(0)
-
-
-def test_bytes_for_people() -> None:
-    assert [format_bytes(n) for n in (0, 999, 1520, 4.2e6, 7e9, 3e15)] == [
-        "0 B",
-        "999 B",
-        "1.52 kB",
-        "4.2 MB",
-        "7 GB",
-        "3e+03 TB",
-    ]

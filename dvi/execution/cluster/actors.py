@@ -15,11 +15,11 @@ from distributed import Worker, get_worker
 from distributed.protocol.serialize import to_serialize
 
 from dvi.data.resident import CACHE_BYTES
-from dvi.data.source import format_bytes
 from dvi.errors import DataError
 from dvi.execution.lane import Problem, tune_allocator
 from dvi.execution.threads import ThreadsExecutor
 from dvi.execution.tree import Message, Node, aligned, assign, combine, height
+from dvi.memory import format_bytes
 from dvi.types import AnyArray, Evaluation, FloatArray, Report, Round, State, StepInfo, Times, Training, Work
 
 START_SECONDS = 600.0  # to compile and to read the first rows
