@@ -239,9 +239,10 @@ def _check_names(arrays: Sequence[StoredArray], coords: xr.Dataset) -> None:
                 )
         if array.name in taken:
             raise DataError(f"Column {array.name!r} has the name of {taken[array.name]} as well: rename one of them.")
-        if not array.name.strip(".") or "/" in array.name or array.name.startswith("__") or array.name == "zarr.json":
+        reserved = array.name.startswith("__") or array.name == "zarr.json" or not array.name.strip(".")
+        if reserved or set(array.name) & {"/", "\\"}:
             raise DataError(
-                f"Column {array.name!r} cannot be the name of a Zarr array: rename it to something without '/', "
+                f"Column {array.name!r} cannot be the name of a Zarr array: rename it to something without slashes, "
                 "without a leading '__' and not only of dots."
             )
 

@@ -7,8 +7,10 @@ fsspec.
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import functools
 import importlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ _RETRY = {  # a minute in all, and never less than ten seconds: a service that r
     "backoff": {"init_backoff": dt.timedelta(seconds=0.5), "max_backoff": dt.timedelta(seconds=10), "base": 4},
 }
 _CLIENT = {"allow_http": True, "connect_timeout": "10s", "timeout": "120s"}  # http where the endpoint says so
+_MOST_SHOWN = 80  # characters of a path that cannot be one
 _CREDENTIALS_SECONDS = 300.0  # between two looks at credentials, which botocore renews well before they end
 _SCHEMES = {"S3Store": ("s3", "bucket"), "GCSStore": ("gs", "bucket"), "AzureStore": ("az", "container_name")}
 _REMOTE = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "obstore")
@@ -68,13 +71,35 @@ def open_store(where: Any, storage_options: Options | None = None) -> Any:
     """
     protocol, options = _protocol(where), _checked(storage_options, where)
     if protocol is None:
-        return where
+        return checked_path(where) if isinstance(where, str | os.PathLike) else where
     if protocol == "file":
-        return Path(where.removeprefix("file://"))
+        return checked_path(Path(where.removeprefix("file://")))
     with _openable(where):
         if protocol not in _OBJECT_STORES:
             return FsspecStore.from_url(where, storage_options=options)
         return ObjectStore(_package("obstore.store").from_url(where, **_settings(protocol, options)))
+
+
+def checked_path[P: str | os.PathLike[str]](path: P) -> P:
+    """A path itself, if it can be one of this system; what is there, or whether anything is, does not matter.
+
+    Raises
+    ------
+    ArgumentError
+    """
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            return path
+        reason = str(error.strerror)
+    except ValueError as error:  # a null character, or one that has no encoding
+        reason = str(error)
+    else:
+        return path
+    shown = repr(str(path))
+    shown = shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}..."
+    raise ArgumentError(f"{shown} cannot be a path here ({reason}); give another one")
 
 
 def open_files(where: str, storage_options: Options | None = None) -> Any:

@@ -17,7 +17,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
 from dvi.data.chunks import without_secrets
-from dvi.data.locations import Options
+from dvi.data.locations import Options, checked_path
 from dvi.data.store import COMPLETE, Target, target_of
 from dvi.errors import DviError, StoreError, StoreExistsError, StoreNotFoundError
 from dvi.types import AnyArray
@@ -33,7 +33,7 @@ CODECS = (BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec())
 def place_of(store: Any, storage_options: Options | None = None) -> Target:
     """Where a group is; links are followed, so that a save through one replaces what it points to."""
     if isinstance(store, str | os.PathLike) and "://" not in os.fspath(store):
-        store = os.path.expanduser(os.fspath(store))  # noqa: PTH111  Path("") would be the current folder
+        store = os.path.expanduser(os.fspath(checked_path(store)))  # noqa: PTH111  Path("") would be the current folder
     target = target_of(store, storage_options)
     return target if target.path is None else replace(target, path=target.path.resolve())
 

@@ -8,6 +8,7 @@ A diagnosis comes from ``dvi.diagnose`` before, the graph of the model needs the
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,13 +63,17 @@ def write_report(approx: Approximation, path: Any, storage_options: Options | No
     if "://" in folder and not folder.startswith("file:"):
         _put(place_of(folder, storage_options), name, page(approx))
         return os.fspath(path)
-    target, text = Path(open_store(path, storage_options)).absolute(), page(approx)
+    opened = open_store(path, storage_options)
+    if not isinstance(opened, str | os.PathLike) or not Path(opened).name:
+        raise ArgumentError(f"path={path!r} names no file; give the name of one, such as fit.html")
+    target, text = Path(opened).absolute(), page(approx)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         partial.write_text(text, "utf-8")
         partial.replace(target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise StoreError(
             f"the report could not be written to {path} ({error.strerror}); give a file in a folder that is there"
         ) from error

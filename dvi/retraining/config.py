@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from dvi.data.locations import checked_path
 from dvi.errors import ArgumentError, ArgumentTypeError, suggestion
 
 _CHECKED = ConfigDict(extra="forbid", strict=True)
@@ -242,7 +243,7 @@ def _parsed(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(path, str | os.PathLike):
         raise ArgumentTypeError(f"config={path!r} is of type {type(path).__name__}; give a path or a mapping")
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(checked_path(path)).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(f"{path} cannot be read ({error}): give the path of a TOML file.") from None
     except tomllib.TOMLDecodeError as error:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ class Runs:
     def place(self, run: str, name: str) -> Any:
         """The path or store of a group of a run."""
         if "://" not in self.folder:
-            return Path(self.folder).expanduser() / run / name
+            return Path(os.path.expanduser(self.folder)) / run / name  # noqa: PTH111  which knows no user is no error
         return open_store(f"{self.folder.rstrip('/')}/{run}/{name}", self.storage_options)
 
     def read(self, key: str) -> dict[str, Any] | None:

@@ -73,6 +73,7 @@ def test_arguments(options, error, message, tmp_path) -> None:
         ({"x": np.ma.zeros(3)}, DataError, "'x' is a masked array"),
         ({"x": np.zeros(3, [("a", "f8")])}, DataError, "'x' is a structured array"),
         ({"a/b": np.zeros(3)}, DataError, "'a/b' cannot be the name of a Zarr array"),
+        ({"a": np.zeros(3), "\\": np.zeros(3)}, DataError, "cannot be the name of a Zarr array: .* without slashes"),
         ({}, DataError, "holds no arrays"),
         (da.from_array(np.arange(4))[da.from_array(np.arange(4)) > 1], DataError, "compute_chunk_sizes"),
         (xr.Dataset(), DataError, "has no data variables"),
