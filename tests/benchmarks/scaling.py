@@ -29,7 +29,7 @@ from tests.benchmarks.measuring import ROUNDS, seconds_a_step
 
 MEASURED, FURTHER = (1, 2, 4, 8), (64, 1000)
 FEATURES, BATCH, LARGE = 20, 262_144, 2**26  # rows of a step that is measured, and of one that is not
-RUN = {"obj_n_mc": 1, "obj_optimizer": dvi.adam(1e-3), "progressbar": False, "lanes": 64}
+RUN = {"obj_n_mc": 1, "obj_optimizer": dvi.adam(1e-3), "progressbar": False, "lanes": 16}
 
 
 @dataclass(frozen=True, slots=True)
