@@ -117,6 +117,8 @@ class DADVI(Inference):
         for name, (keyword, why) in _NOT_USED.items():
             if getattr(settings, name) is not None:
                 raise ArgumentTypeError(f"{keyword} has no use in deterministic inference: {why}; leave it out")
+        if settings.staleness:
+            raise ArgumentTypeError("staleness has no use in deterministic inference, whose steps need the one before")
         if settings.tolerance != TOLERANCE:
             raise ArgumentTypeError(
                 "tolerance has no use in deterministic inference, which ends where the gradient is as good as zero; "

@@ -164,6 +164,7 @@ def test_new_data_are_seen() -> None:
         ({"total_grad_norm_constraint": 1.0}, ArgumentTypeError, "total_grad_norm_constraint has no use"),
         ({"lanes": 2}, ArgumentTypeError, "lanes has no use"),
         ({"tolerance": 0.01}, ArgumentTypeError, "tolerance has no use"),
+        ({"staleness": 1}, ArgumentTypeError, "staleness has no use"),
         ({"checkpoint": "run"}, ArgumentTypeError, "checkpoint has no use"),
         ({"steps": 2}, ArgumentTypeError, "unknown keyword 'steps'"),
     ],

@@ -115,6 +115,11 @@ def test_settings_that_are_not_allowed(
         dvi.SVGD(model=normal, **settings)
 
 
+def test_particles_are_never_one_step_behind(normal: pm.Model) -> None:
+    with pytest.raises(ArgumentError, match=r"staleness=1 is for methods that maximise the ELBO; .* with SVGD"):
+        dvi.SVGD(n_particles=3, model=normal).fit(3, staleness=1, **QUIET)
+
+
 def test_what_goes_on_has_to_be_particles(normal: pm.Model) -> None:
     again = dvi.SVGD(approx=fitted(normal, n_particles=7)).fit(3, **QUIET)
     assert (again.params["histogram"].shape, len(again.hist)) == ((7, 2), 303)

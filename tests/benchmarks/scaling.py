@@ -24,7 +24,7 @@ import pymc as pm
 from distributed import Client, LocalCluster
 
 import dvi
-from tests.benchmarks.bench_steps import binary
+from tests.benchmarks.bench_steps import logistic
 from tests.benchmarks.measuring import ROUNDS, seconds_a_step
 
 MEASURED, FURTHER = (1, 2, 4, 8), (64, 1000)
@@ -43,14 +43,6 @@ class Cost:
     def seconds(self, rows: int, hosts: int, cores: float = np.inf) -> float:
         """Of a step."""
         return rows * self.row / min(hosts, cores) + self.step + self.host * hosts
-
-
-def logistic(n: int, batch: int) -> pm.Model:
-    x, y = binary(n, FEATURES)
-    xs, ys = dvi.Minibatch(x, y, batch_size=batch)
-    with pm.Model() as model:
-        pm.Bernoulli("y", logit_p=xs @ pm.Normal("b", 0, 1, shape=FEATURES), observed=ys)
-    return model
 
 
 @contextmanager
@@ -73,7 +65,7 @@ def measured(model: pm.Model, hosts: int, n: int) -> float:
 
 def main() -> None:
     """Measure, fit, check, print."""
-    small, large = logistic(6400, 64), logistic(BATCH, BATCH)
+    small, large = logistic(dvi, 6400, FEATURES, 64), logistic(dvi, BATCH, FEATURES, BATCH)
     idle = [measured(small, hosts, 200) for hosts in MEASURED]
     busy = [measured(large, hosts, 20) for hosts in MEASURED]
     host, step = np.polyfit(MEASURED, idle, 1)

@@ -15,6 +15,7 @@ from distributed import Client, LocalCluster
 
 import dvi
 from dvi.errors import NonFiniteError
+from dvi.execution.cluster import actors
 
 PLACES: dict[str, dict[str, Any]] = {
     "one thread": {"threads": 1},
@@ -177,3 +178,21 @@ def test_rows_of_which_a_chunk_holds_one_and_a_lane_takes_one(name: str, batch_s
         found = dvi.fit(20, model=model, **settings, **where)
     alone = dvi.fit(20, model=model, threads=1, **settings)
     assert found.theta.tobytes() == alone.theta.tobytes()
+
+
+def test_hosts_have_the_following_request_where_steps_are_one_behind(
+    models: dict[str, pm.Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[bool] = []
+    matches = actors._Early.matches
+
+    def told(early: Any, *arguments: Any) -> bool:
+        found.append(matches(early, *arguments))
+        return found[-1]
+
+    monkeypatch.setattr(actors._Early, "matches", told)
+    with place(PLACES["two workers in this process"]) as where:
+        settings = {"obj_optimizer": dvi.adam(0.01), "random_seed": 1, "progressbar": False, "staleness": 1}
+        dvi.fit(30, model=models["robust"], **settings, **where)
+    assert found.count(True) >= 28  # all but the first, across blocks of steps
+    assert all(found)
