@@ -22,6 +22,7 @@ from dvi.model.batch import Batch, binding, bound_variables
 from dvi.model.compile import Program
 from dvi.model.layout import Entry, Layout
 from dvi.model.replacements import check_replacements
+from dvi.model.rewrites import differentiable
 from dvi.model.scale import TensorLike, Term, data_sum, prior_sum
 from dvi.model.terms import batch_of, collect_terms, refuse_batches
 from dvi.model.transforms import describe_transform
@@ -188,6 +189,7 @@ def _program(
     total: TensorLike, value_vars: list[TensorLike], layout: Layout, blocks: tuple[TensorLike, ...]
 ) -> Program:
     """Value and gradient of a log density as a function of the flat vector, everything else made an explicit input."""
+    total = differentiable(total)
     gradients = pt.grad(total, value_vars, disconnected_inputs="ignore", null_gradients="raise")
     flat = pt.concatenate([g.ravel().astype("float64") for g in gradients])
     z = pt.vector("z", shape=(layout.ndim,), dtype="float64")

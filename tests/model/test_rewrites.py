@@ -12,9 +12,10 @@ import pytest
 from pymc.logprob.utils import CheckParameterValue
 from pytensor.compile.mode import Mode
 from pytensor.graph.traversal import ancestors
+from scipy.special import expit
 
 from dvi.model.compile import INTERPRETED
-from dvi.model.rewrites import FOR_FUSION
+from dvi.model.rewrites import FOR_FUSION, differentiable
 
 REWRITTEN = INTERPRETED.register((FOR_FUSION, 48.5))
 
@@ -53,3 +54,52 @@ def test_a_check_of_parameters_is_made_behind_the_sum() -> None:
     assert float(rewritten(np.ones(3), 2.0)) == pytest.approx(float(total.eval({x: np.ones(3), sigma: 2.0})))
     with pytest.raises(pm.logprob.utils.ParameterValueError):
         rewritten(np.ones(3), -1.0)
+
+
+def gradient_of(logp: Any, inputs: list[Any]) -> Any:
+    total = differentiable(logp.sum())
+    return compiled(inputs, [total, pt.grad(total, inputs[0])], INTERPRETED)
+
+
+@pytest.mark.parametrize("by", ["logit_p", "p"])
+def test_the_gradient_of_a_certain_outcome_that_does_not_happen_is_finite(by: str) -> None:
+    x, y = pt.vector("x"), pt.vector("y")
+    settings = {"logit_p": x} if by == "logit_p" else {"p": pt.sigmoid(x)}
+    function = gradient_of(pm.logp(pm.Bernoulli.dist(**settings), y), [x, y])
+    at = np.array([-800.0, -40.0, -1.0, 0.0, 1.0, 40.0, 800.0])
+    for outcome in (0.0, 1.0):
+        value, gradient = function(at, np.full(7, outcome))
+        sign = 1.0 if outcome else -1.0
+        np.testing.assert_allclose(value, -np.logaddexp(0.0, -sign * at).sum(), rtol=1e-12)
+        np.testing.assert_allclose(gradient, sign * expit(-sign * at), rtol=1e-12)
+
+
+def test_a_logistic_likelihood_has_one_function_for_both_outcomes() -> None:
+    x, y = pt.vector("x"), pt.vector("y")
+    total = differentiable(pm.logp(pm.Bernoulli.dist(logit_p=x), y).sum())
+    names = [str(v.owner.op) for v in ancestors([total]) if v.owner is not None]
+    assert sum("oftplus" in name for name in names) == 1
+    assert not any("igmoid" in name for name in names)
+    with pytest.raises(pm.logprob.utils.ParameterValueError):
+        compiled([x, y], total, INTERPRETED)(np.array([0.0, np.nan]), np.zeros(2))
+
+
+def test_functions_of_unlike_arguments_and_other_checks_stay() -> None:
+    x, i = pt.vector("x"), pt.ivector("i")
+    for graph in (pt.switch(x > 0, pt.exp(x), pt.exp(i)), pt.switch(x > 0, pt.exp(x), pt.log(x)),
+                  pt.switch(x > 0, pt.sigmoid(x) >= 0.5, pt.sigmoid(x) < 1)):  # fmt: skip
+        at = np.array([0.3, 2.0, 0.9])
+        inputs = {v: at.astype(v.dtype) for v in (x, i) if v in set(ancestors([graph]))}
+        before = graph.eval(inputs)
+        rewritten = differentiable(graph)
+        assert "Switch" in str(rewritten.owner.op)
+        np.testing.assert_array_equal(rewritten.eval(inputs), before)
+
+
+def test_the_graph_of_the_model_is_left_as_it_is() -> None:
+    x = pt.vector("x")
+    inner = pt.log(1.0 - pt.sigmoid(x))
+    total = inner.sum()
+    before = pytensor.dprint(total, file="str")
+    assert pytensor.dprint(differentiable(total), file="str") != before
+    assert pytensor.dprint(total, file="str") == before
