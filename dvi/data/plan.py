@@ -9,7 +9,6 @@ The sum over the rows of a lane is weighted by ``N_l / b_l``: the stratified est
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -25,6 +24,7 @@ ROWS_PER_LANE = 1024
 MAX_LANES = 64
 POOL_BYTES = 64_000_000
 BLOCK_BYTES = 1_000_000
+_STEPS, _PIECES = 64, 4096  # planned at once
 
 
 class Segment(NamedTuple):
@@ -36,12 +36,21 @@ class Segment(NamedTuple):
     following: int
 
 
+class Pieces(NamedTuple):
+    """Segments of several steps as arrays of int64 ``(n,)``, in order."""
+
+    step: NDArray[np.int64]
+    pool: NDArray[np.int64]
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    following: NDArray[np.int64]
+
+
 class _Epoch(NamedTuple):
     """The visits of one epoch of a lane."""
 
-    pools: list[int]
-    firsts: list[int]  # row of each pool that is visited first
-    ends: list[int]  # rows visited before each of them, and after the last
+    pools: NDArray[np.int64]
+    firsts: NDArray[np.int64]  # row of each pool that is visited first
 
 
 def default_lanes(n_chunks: int, batch_size: int) -> int:
@@ -211,7 +220,7 @@ class Plan:
             generator = keyed_generator(self.seed, "epoch", lane, epoch)
             order = generator.permutation(order)
             firsts = generator.integers(sizes[order])
-        return _Epoch(order.tolist(), firsts.tolist(), [0, *np.cumsum(sizes[order]).tolist()])
+        return _Epoch(order, firsts)
 
     def _pool_chunks(self, lane: int) -> int:
         """Chunks of a pool: one where rows stay in order, so that nothing has to be copied."""
@@ -242,23 +251,43 @@ class Plan:
 
     def segments(self, step: int, lane: int) -> list[Segment]:
         """Contiguous pieces of permuted pools that make up the batch of ``(step, lane)``, in order."""
+        steps = self.steps_around(step, lane)
+        return self._segments(lane, steps)[step - steps.start]
+
+    def steps_around(self, step: int, lane: int) -> range:
+        """Steps that are planned together with one: as many as make some thousands of pieces, and at most 64."""
         n_rows, batch = self._lane_sizes[lane]
-        if batch == n_rows:
-            step = 0  # all rows, the same at every step
-        position, end = step * batch, (step + 1) * batch
-        found = []
-        while position < end:
-            number, offset = divmod(position, n_rows)
-            epoch = self._epoch(lane, number)
-            visit = bisect_right(epoch.ends, offset) - 1
-            pool, size = epoch.pools[visit], epoch.ends[visit + 1] - epoch.ends[visit]
-            start = (epoch.firsts[visit] + offset - epoch.ends[visit]) % size
-            n = min(end - position, epoch.ends[visit + 1] - offset, size - start)
-            last = visit + 1 == len(epoch.pools)
-            following = self._epoch(lane, number + 1).pools[0] if last else epoch.pools[visit + 1]
-            found.append(Segment(pool, start, start + n, following))
-            position += n
+        n = max(1, min(_STEPS, _PIECES // (1 + batch * self.n_pools(lane) // n_rows)))
+        return range(step // n * n, step // n * n + n)
+
+    @cached_property
+    def _segments(self) -> Callable[[int, range], list[list[Segment]]]:
+        return lru_cache(maxsize=2 * self.lanes)(self._plan_segments)
+
+    def _plan_segments(self, lane: int, steps: range) -> list[list[Segment]]:
+        """The segments of each of some steps."""
+        found: list[list[Segment]] = [[] for _ in steps]
+        for step, *segment in zip(*(column.tolist() for column in self.pieces(steps, lane)), strict=True):
+            found[step - steps.start].append(Segment(*segment))
         return found
+
+    def pieces(self, steps: range, lane: int) -> Pieces:
+        """The segments of some steps of a lane: this is the rule of what a step takes.
+
+        The pools that are visited lie one after the other on a line of rows. It is cut where a step begins, where a
+        pool does, and where a visit comes to the last row of a pool and goes on with its first.
+        """
+        n_rows, batch = self._lane_sizes[lane]
+        begin, end = steps.start * batch, steps.stop * batch
+        epochs = [self._epoch(lane, number) for number in range(begin // n_rows, -(-end // n_rows) + 1)]
+        pools, firsts = (np.concatenate(columns) for columns in zip(*epochs, strict=True))
+        sizes = np.array(self._pools(lane)[1])[pools]
+        ends = np.concatenate([[0], np.cumsum(sizes)]) + begin // n_rows * n_rows
+        cuts = np.concatenate([np.arange(begin, end + 1, batch), ends, ends[1:] - firsts])
+        cuts = np.unique(cuts[(begin <= cuts) & (cuts <= end)])
+        visit = np.searchsorted(ends, cuts[:-1], side="right") - 1
+        start = (firsts[visit] + cuts[:-1] - ends[visit]) % sizes[visit]
+        return Pieces(cuts[:-1] // batch, pools[visit], start, start + np.diff(cuts), pools[visit + 1])
 
     def rows(self, step: int, lane: int) -> NDArray[np.int64]:
         """Row numbers of the batch of ``(step, lane)``, in the order in which they are evaluated."""

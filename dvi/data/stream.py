@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -81,15 +81,14 @@ class Stream:
     waiting: Stopwatch = field(default_factory=Stopwatch)
     _pools: dict[tuple[int, int], Pool] = field(default_factory=dict)  # by lane and number
     _current: dict[int, tuple[int, Slab]] = field(default_factory=dict)
-    _always: dict[int, tuple[Span, ...]] = field(default_factory=dict)
+    _kept: dict[int, dict[int, Slab]] = field(default_factory=dict)  # of each lane, the pools that are there to stay
     _lock: Lock = field(default_factory=Lock, repr=False)
 
-    def spans(self, step: int, lane: int) -> Iterable[Span]:
-        """The rows of ``(step, lane)``, of one pool after another."""
-        known = self._always.get(lane)
-        if known is None and self._has_all(lane):
-            known = self._always[lane] = tuple(self._spans(step, lane))  # the same at every step
-        return self._spans(step, lane) if known is None else known
+    def kept(self, lane: int) -> list[Slab] | None:
+        """The rows of every pool of a lane, where all of them are in memory to stay."""
+        known = self._kept.get(lane, {})
+        n_pools = self.plan.n_pools(lane)
+        return [known[pool] for pool in range(n_pools)] if len(known) == n_pools else None
 
     def blocks(self, step: int, lane: int) -> Iterator[Block]:
         """Yield the rows of ``(step, lane)`` as views, in blocks of at most ``plan.block_rows`` rows."""
@@ -98,42 +97,43 @@ class Stream:
             for start in range(first, last, size):
                 yield Span(slab, start, min(start + size, last)).rows
 
-    def _has_all(self, lane: int) -> bool:
-        """Whether every step takes the same rows, and they are in memory to stay."""
-        if self.plan.shuffled(lane):
-            return False
-        pools = (self._pools.get((lane, pool)) for pool in range(self.plan.n_pools(lane)))
-        return all(pool is not None and pool.stays for pool in pools)
-
     def ahead(self, lane: int) -> None:
         """Have the first pool of a lane read, where every step takes all rows and it was not kept since the last."""
-        if not (lane in self._always or self.plan.shuffled(lane)):
+        if not (0 in self._kept.get(lane, ()) or self.plan.shuffled(lane)):
             self._loading(lane, 0)
 
-    def _spans(self, step: int, lane: int) -> Iterator[Span]:
+    def spans(self, step: int, lane: int) -> Iterator[Span]:
+        """The rows of ``(step, lane)``, of one pool after another."""
         for pool, start, stop, following in self.plan.segments(step, lane):
             current = self._current.get(lane)
             if current is None or current[0] != pool:
-                current = self._current[lane] = pool, Slab.of(self._pool(lane, pool, following))
+                current = self._current[lane] = pool, self._slab(lane, pool, following)
             yield Span(current[1], start, stop)
         if not self.plan.shuffled(lane):  # nothing is needed before the next step
             self._current.pop(lane, None)
             self._keep(lane, ())
 
-    def _pool(self, lane: int, pool: int, following: int) -> Block:
-        """The rows of a pool. Has the following one loaded, and forgets others that are not kept."""
+    def _slab(self, lane: int, pool: int, following: int) -> Slab:
+        """The rows of a pool. Has the following one loaded, and forgets others that do not stay."""
+        slab = self._kept.get(lane, {}).get(pool) or self._wait(lane, pool)
+        if following > pool or self.plan.shuffled(lane):
+            self._loading(lane, following)
+        self._keep(lane, (pool, following))
+        return slab
+
+    def _wait(self, lane: int, pool: int) -> Slab:
+        """The rows of a pool, once they are there."""
         started = time.perf_counter()
         loading = self._loading(lane, pool)
         try:
-            rows = loading.wait()
+            slab = Slab.of(loading.wait())
         except BaseException:
             self._forget(lane, pool)  # asked again, it is read again
             raise
         self.waiting.add(time.perf_counter() - started)
-        if following > pool or self.plan.shuffled(lane):
-            self._loading(lane, following)
-        self._keep(lane, (pool, following))
-        return rows
+        if loading.stays:
+            self._kept.setdefault(lane, {})[pool] = slab
+        return slab
 
     def _keep(self, lane: int, pools: tuple[int, ...]) -> None:
         """Forget all pools of a lane but these and those that stay."""
@@ -179,7 +179,7 @@ class Stream:
                 known.cancel()
         for lane in lanes:
             self._current.pop(lane, None)
-            self._always.pop(lane, None)
+            self._kept.pop(lane, None)
 
 
 # What the background does. A task waits for one that was submitted before it, so it never waits in vain.

@@ -20,6 +20,7 @@ from dvi.data.stopwatch import Stopwatch
 from dvi.data.stream import Stream
 from dvi.errors import ModelError, NonFiniteError
 from dvi.execution.nonfinite import explanation, first_bad
+from dvi.execution.tables import Tables
 from dvi.model.compile import CompiledKernel, Piece, Program, compile_kernel
 from dvi.model.graph import DataTerm
 from dvi.model.layout import Layout
@@ -67,8 +68,10 @@ class _Group(NamedTuple):
 
     term: int
     block: int
-    lanes: list[int]
+    lanes: tuple[int, ...]
     where: slice
+    weights: FloatArray  # (lanes,)
+    n_rows: list[int]  # of a step of each lane
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +173,7 @@ class LaneEvaluator:
         self._streams = [self._stream(term.source, term.plan) for term in problem.terms]
         self._kernels = [_compile(term) for term in problem.terms]
         self._prior = None if problem.prior is None else compile_kernel(problem.prior)
+        self._tables = [Tables(stream, kernel) for stream, kernel in zip(self._streams, self._kernels, strict=True)]
         self._grouped = lru_cache(maxsize=64)(self._group)
 
     def _stream(self, source: Source, plan: Plan) -> Stream:
@@ -201,42 +205,47 @@ class LaneEvaluator:
         found: dict[tuple[int, int], list[int]] = {}
         for position, i in enumerate(leaves):
             found.setdefault((self.leaves[i].term, self.leaves[i].block), []).append(position)
-        return [
-            _Group(
-                term,
-                block,
-                [self.leaves[leaves[i]].lane for i in at],
-                slice(at[0], at[-1] + 1, self.problem.blocks),
-            )
-            for (term, block), at in found.items()
-        ]
+        groups = []
+        for (term, block), at in found.items():
+            lanes = tuple(self.leaves[leaves[i]].lane for i in at)
+            plan = None if term == PRIOR else self.problem.terms[term].plan
+            weights = np.array([1.0 if plan is None else plan.weight(lane) for lane in lanes])
+            n_rows = [0 if plan is None else int(plan.lane_batch[lane]) for lane in lanes]
+            groups.append(_Group(term, block, lanes, slice(at[0], at[-1] + 1, self.problem.blocks), weights, n_rows))
+        return groups
 
     def _sums(self, group: _Group, round: Round, logliks: FloatArray, scores: FloatArray) -> list[int]:
         """Put weighted sums over the rows of each lane of a group into zeros, and return how many rows there were."""
-        if self._prior is not None and group.term == PRIOR:
+        if group.term == PRIOR and self._prior is not None:
             logliks[:], scores[:] = self._prior(round.Z)
-            return [0]
-        term, kernel = self.problem.terms[group.term], self._kernels[group.term]
-        n_rows, pieces, n_bytes = [0] * len(group.lanes), [], 0
-        row_nbytes = term.source.row_nbytes
+            return group.n_rows
+        self._add_rows(group, round, logliks, scores)
+        if not (self.problem.lenient or (all_finite(logliks) and all_finite(scores))):
+            finite = np.isfinite(logliks).all(axis=1) & np.isfinite(scores).all(axis=(1, 2))
+            raise NonFiniteError(self._explain(group.term, group.lanes[int(finite.argmin())], round))
+        logliks *= group.weights[:, None]
+        scores *= group.weights[:, None, None]
+        return group.n_rows
+
+    def _add_rows(self, group: _Group, round: Round, logliks: FloatArray, scores: FloatArray) -> None:
+        """Add the sums over the rows of each lane of a group."""
+        term, kernel, size = self.problem.terms[group.term], self._kernels[group.term], 0
+        if not term.picks.axes:
+            table = self._tables[group.term].of(group.lanes, round.step)
+            if table is not None:
+                kernel.run(round.Z, logliks, scores, table.at(round.step), term.plan.block_rows)
+                return
+        pieces: list[Piece] = []
         for i, lane in enumerate(group.lanes):
             if i + 1 < len(group.lanes):
                 self._streams[group.term].ahead(group.lanes[i + 1])
             for span in self._spans(group.term, lane, round.step):
                 pieces.append(Piece(i, span))
-                n_rows[i] += span.stop - span.start
-                n_bytes += (span.stop - span.start) * row_nbytes
-                if n_bytes >= CALL_BYTES:
+                size += (span.stop - span.start) * term.source.row_nbytes
+                if size >= CALL_BYTES:
                     kernel.add(round.Z, logliks, scores, pieces, term.plan.block_rows)
-                    pieces, n_bytes = [], 0
+                    pieces, size = [], 0
         kernel.add(round.Z, logliks, scores, pieces, term.plan.block_rows)
-        if not (self.problem.lenient or (all_finite(logliks) and all_finite(scores))):
-            finite = np.isfinite(logliks).all(axis=1) & np.isfinite(scores).all(axis=(1, 2))
-            raise NonFiniteError(self._explain(group.term, group.lanes[int(finite.argmin())], round))
-        weights = np.array([term.plan.weight(lane) for lane in group.lanes])
-        logliks *= weights[:, None]
-        scores *= weights[:, None, None]
-        return n_rows
 
     def _spans(self, term: int, lane: int, step: int) -> Iterable[Span]:
         """The rows of a lane, in pieces that are large where nothing has to be picked of them."""
@@ -277,11 +286,13 @@ class LaneEvaluator:
         stream = self._streams[term]
         stream.drop(set(range(stream.plan.lanes)))
         self._streams[term] = self._stream(source, stream.plan)
+        self._tables[term] = Tables(self._streams[term], self._kernels[term])
 
     def drop(self, leaves: set[int]) -> None:
         """Forget the rows of leaves that are now read elsewhere."""
         for t, stream in enumerate(self._streams):
             stream.drop({self.leaves[i].lane for i in leaves if self.leaves[i].term == t})
+            self._tables[t] = Tables(stream, self._kernels[t])
 
     def _explain(self, term: int, lane: int, round: Round) -> str:
         planned, kernel = self.problem.terms[term], self._kernels[term]

@@ -113,7 +113,8 @@ class VariationalTraining:
 
     def step(self, state: State) -> Generator[Round | Work, Any, tuple[State, StepInfo]]:
         """One step of the optimizer on an estimate of the gradient."""
-        eps, theta, asked = self.noise(state.step), _evaluated(state), self.round(state)
+        eps, theta = self.noise(state.step), _evaluated(state)
+        asked = Round(state.step, self.family.draw(theta, eps))
         evaluation = yield asked
         logp, score = evaluation.loglik, evaluation.score
         if self.prior is not None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 import numpy as np
 import pytensor
+from numpy.typing import NDArray
 from pytensor.compile.mode import Mode
 from pytensor.graph.basic import Variable
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
@@ -21,6 +22,8 @@ from dvi.model.rewrites import FOR_FUSION
 from dvi.types import AnyArray, FloatArray, Slab, Span
 
 logger = logging.getLogger(__name__)
+
+type _Numbers = NDArray[np.int64]
 
 # PyTensor sets its global mode while it builds a function, and two threads at once leave it wrong for good.
 BUILDING = threading.RLock()
@@ -104,11 +107,26 @@ class CompiledKernel:
             return
         table = []
         for owner, (slab, start, stop) in pieces:
-            if slab.form != self.empty.form or not 0 <= start <= stop <= slab.n_rows:  # machine code does not look
-                given = f"rows {start} to {stop} of {slab.n_rows} of {slab.form}"
-                raise ValueError(f"{given} are given to a kernel for {self.empty.form}")
+            self.check(slab)
+            if not 0 <= start <= stop <= slab.n_rows:
+                raise ValueError(f"rows {start} to {stop} of {slab.n_rows} are given to a kernel")
             table.append([owner, stop - start, *[first + start * stride for first, stride in slab.places]])
-        self.function(Z, values, gradients, size, np.array(table), *self.empty.arrays, *self.constants)
+        self.run(Z, values, gradients, np.array(table), size)
+
+    def check(self, slab: Slab) -> None:
+        """Refuse rows of another form, as machine code does not look."""
+        if slab.form != self.empty.form:
+            raise ValueError(f"rows of {slab.form} are given to a kernel for {self.empty.form}")
+
+    def run(self, Z: FloatArray, values: FloatArray, gradients: FloatArray, table: _Numbers, size: int) -> None:
+        """As :meth:`add`, for pieces in the form in which machine code takes them.
+
+        Parameters
+        ----------
+        table : array of int64, shape (P, 2 + blocks)
+            Owner, number of rows, and the address of the first row of each array. Nothing looks whether they are right.
+        """
+        self.function(Z, values, gradients, size, table, *self.empty.arrays, *self.constants)
 
 
 def compile_kernel(program: Program, example: tuple[AnyArray, ...] = ()) -> CompiledKernel:

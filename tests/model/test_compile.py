@@ -77,7 +77,7 @@ def test_rows_that_are_not_there_or_of_another_form_never_reach_machine_code(par
     Z = np.zeros((1, parts.layout.ndim))
     values, gradients = np.zeros((1, 1)), np.zeros((1, *Z.shape))
     for span in (Span(Slab.of(block), 0, 11), Span(Slab.of(block), -1, 5)):
-        with pytest.raises(ValueError, match="of 10 of"):
+        with pytest.raises(ValueError, match="of 10 are given"):
             kernel.add(Z, values, gradients, [Piece(0, span)], 64)
     with pytest.raises(ValueError, match="given to a kernel for"):
         kernel(Z, *(a.astype(np.float32) for a in block))

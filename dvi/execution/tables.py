@@ -1,0 +1,91 @@
+"""Where the rows of steps lie, for lanes whose rows stay in memory: made for many steps at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvi.data.stream import Stream
+from dvi.model.compile import CompiledKernel
+from dvi.types import Slab
+
+type _Numbers = NDArray[np.int64]
+
+_GROUPS = 64  # of lanes that are known
+
+
+class Table(NamedTuple):
+    """What a kernel is given of some steps.
+
+    Parameters
+    ----------
+    steps : range
+    rows : array of int64, shape (P, 2 + arrays)
+        Pieces as :meth:`dvi.model.compile.CompiledKernel.run` takes them, those of one step after those of another.
+    ends : list of int
+        Pieces before each of the steps, and after the last.
+    slabs : list of Slab
+        What the addresses point into, which has to stay as long as they are used.
+    """
+
+    steps: range
+    rows: _Numbers
+    ends: list[int]
+    slabs: list[Slab]
+
+    def at(self, step: int) -> _Numbers:
+        """The pieces of one of the steps."""
+        i = step - self.steps.start
+        return self.rows[self.ends[i] : self.ends[i + 1]]
+
+
+@dataclass(eq=False)
+class Tables:
+    """Tables of groups of lanes.
+
+    Looking up where every lane has its rows takes longer than a small kernel. What is looked up for many steps at once
+    takes a tenth of that.
+
+    Parameters
+    ----------
+    stream : Stream
+    kernel : CompiledKernel
+    """
+
+    stream: Stream
+    kernel: CompiledKernel
+    _known: dict[tuple[int, ...], Table] = field(default_factory=dict)
+
+    def of(self, lanes: tuple[int, ...], step: int) -> Table | None:
+        """A table that has a step of some lanes, whose positions own the pieces; None where rows are not kept."""
+        known = self._known.get(lanes)
+        if known is None or step not in known.steps:
+            kept = [self.stream.kept(lane) for lane in lanes]
+            if any(slabs is None for slabs in kept):
+                return None
+            known = self._make(lanes, step, [slabs for slabs in kept if slabs is not None])
+            if len(self._known) >= _GROUPS:
+                self._known.clear()
+            self._known[lanes] = known
+        return known
+
+    def _make(self, lanes: tuple[int, ...], step: int, kept: list[list[Slab]]) -> Table:
+        plan = self.stream.plan
+        steps = min((plan.steps_around(step, lane) for lane in lanes), key=len)
+        parts, numbers = [], []
+        for owner, (lane, slabs) in enumerate(zip(lanes, kept, strict=True)):
+            pieces = plan.pieces(steps, lane)
+            for slab in slabs:
+                self.kernel.check(slab)
+            places = np.array([slab.places for slab in slabs])  # (pools, arrays, 2)
+            addresses = places[pieces.pool, :, 0] + pieces.start[:, None] * places[pieces.pool, :, 1]
+            counts = pieces.stop - pieces.start
+            parts.append(np.column_stack([np.full_like(counts, owner), counts, addresses]))
+            numbers.append(pieces.step)
+        number = np.concatenate(numbers)
+        order = np.argsort(number, kind="stable")
+        ends = np.searchsorted(number[order], np.arange(steps.start, steps.stop + 1)).tolist()
+        return Table(steps, np.concatenate(parts)[order], ends, [slab for slabs in kept for slab in slabs])
