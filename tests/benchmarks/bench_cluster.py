@@ -65,7 +65,7 @@ def bench_scaling(report: Report, clients: Any, zarr_logistic: Any, batch: int, 
     two, one = (step(model, client=clients[n], staleness=staleness) for n in (2, 1))
     pairs = in_turn(lambda: seconds_a_step(two, 20), lambda: seconds_a_step(one, 20))
     behind = ", one step behind" if staleness else ""
-    report(faster(8, f"two workers, logistic, batch {batch:,}{behind}", "one worker", pairs, target))
+    report(faster(8, f"two workers, logistic, batch {batch:,}{behind}", "one worker", pairs, target, limit=2.0))
 
 
 @pytest.mark.parametrize(("batch", "target"), [(262_144, 1 / 1.2), (8192, 0.0)])
@@ -110,7 +110,9 @@ def bench_round_trip(report: Report, clients: Any, d: int) -> None:
         lambda: max(1e-9, seconds_a_step(there, n) - seconds_a_step(here, n)),
         lambda: asker.ask(others, d, n).result(),
     )
-    report(faster(9, f"overhead of a step on two workers, d = {d:,}", "bare actor round trip", pairs, 1 / 1.3))
+    report(
+        faster(9, f"overhead of a step on two workers, d = {d:,}", "bare actor round trip", pairs, 1 / 1.3, limit=1.0)
+    )
 
 
 def bench_threads(report: Report) -> None:
@@ -118,4 +120,4 @@ def bench_threads(report: Report) -> None:
     model = logistic(dvi, 200_000, 100, 65_536)
     two, one = step(model, threads=2), step(model, threads=1)
     pairs = in_turn(lambda: seconds_a_step(two, 20), lambda: seconds_a_step(one, 20))
-    report(faster(8, "two threads, logistic, batch 65,536", "one thread", pairs, 1.6))
+    report(faster(8, "two threads, logistic, batch 65,536", "one thread", pairs, 1.6, limit=2.0))

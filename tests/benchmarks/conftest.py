@@ -79,18 +79,20 @@ def pytest_sessionfinish() -> None:
     (FOLDER / "benchmarks.json").write_text(json.dumps(found, indent=1) + "\n")
     with (FOLDER / "benchmarks.csv").open("w", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(["", "Work", "dvi", "Against", "", "Ratio", "Rounds", "Target"])
+        lines.writerow(["", "Work", "dvi", "Against", "", "Ratio", "Rounds", "Target", "Limit"])
         for m in rows:
             spread = f"{min(m.ratios):.2f} to {max(m.ratios):.2f}"
             mine, other = f"{m.ours:.3g} {m.unit}", f"{m.theirs:.3g} {m.unit}"
-            lines.writerow([m.row, m.work, mine, m.peer, other, f"{m.ratio:.2f}", spread, f"{m.target:.2g}"])
+            ends = f"{m.target:.2g}", "" if m.limit is None else f"{m.limit:.2g}"
+            lines.writerow([m.row, m.work, mine, m.peer, other, f"{m.ratio:.2f}", spread, *ends])
     draw(rows, FOLDER / "benchmarks.svg")
     table = Table(box=None, title=f"medians of rounds, on {machine['cores']} cores")
-    for column in ("", "work", "dvi", "against", "", "ratio", "spread", "target", ""):
+    for column in ("", "work", "dvi", "against", "", "ratio", "spread", "target", "limit", ""):
         table.add_column(column, justify="left" if column in {"work", "against"} else "right")
     for m in rows:
         table.add_row(
             str(m.row), m.work, f"{m.ours:.4g} {m.unit}", m.peer, f"{m.theirs:.4g} {m.unit}", f"{m.ratio:.2f}",
-            f"{min(m.ratios):.2f} to {max(m.ratios):.2f}", f"{m.target:g}", "reached" if m.reached else "missed",
+            f"{min(m.ratios):.2f} to {max(m.ratios):.2f}", f"{m.target:.3g}",
+            "" if m.limit is None else f"{m.limit:.3g}", "reached" if m.reached else "missed",
         )  # fmt: skip
     Console(width=160).print(table)

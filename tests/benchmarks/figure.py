@@ -9,7 +9,7 @@ from tests.benchmarks.measuring import Measurement
 
 
 def draw(rows: Sequence[Measurement], path: Path) -> None:
-    """Write a dot for each row on a logarithmic axis, a line for the spread, and a mark at the target."""
+    """Write a dot for each row on a logarithmic axis, a line for the spread, and marks at target and limit."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -20,8 +20,10 @@ def draw(rows: Sequence[Measurement], path: Path) -> None:
         ax.plot([min(m.ratios), max(m.ratios)], [i, i], color="tab:blue", linewidth=2, alpha=0.5)
         ax.plot(m.ratio, i, "o", color="tab:blue")
         ax.plot(m.target, i, "|", color="tab:orange", markersize=14, markeredgewidth=2)
+        if m.limit is not None:
+            ax.plot(m.limit, i, "x", color="tab:red", markersize=6)
     ax.set_yticks(range(len(rows)), [f"{m.work}, against {m.peer}" for m in rows])
-    ax.set(xscale="log", xlabel="times better than the peer (dot: median, line: spread, mark: target)")
+    ax.set(xscale="log", xlabel="times better than the peer (dot: median, line: spread, mark: target, cross: limit)")
     ax.axvline(1.0, color="gray", linewidth=0.8)
     ax.invert_yaxis()
     figure.savefig(path, format="svg")

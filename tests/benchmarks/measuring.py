@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 ROUNDS = 5
 
@@ -29,6 +33,8 @@ class Measurement:
         How many times better ours was, in each round: above 1 is better.
     target : float
         What the median of them should be at least.
+    limit : float, optional
+        The ratio at which the machine could do no more.
     """
 
     row: int
@@ -39,6 +45,7 @@ class Measurement:
     unit: str
     ratios: tuple[float, ...]
     target: float
+    limit: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -72,11 +79,38 @@ def in_turn(ours: Callable[[], float], theirs: Callable[[], float], rounds: int 
     return [(ours(), theirs()) for _ in range(rounds)]
 
 
-def faster(row: int, work: str, peer: str, pairs: list[tuple[float, float]], target: float) -> Measurement:
-    """A row for seconds, of which fewer are better; shown in the unit that suits them."""
+@functools.lru_cache
+def bytes_a_second(threads: int) -> float:
+    """What some threads read from memory at once: the median of as many rounds as the benchmarks have."""
+    parts = [np.ones(2**24) for _ in range(threads)]
+
+    def read(part: np.ndarray[Any, Any]) -> None:
+        np.add.reduce(part)
+
+    with ThreadPoolExecutor(threads) as pool:
+        rounds = [seconds(lambda: list(pool.map(read, parts))) for _ in range(ROUNDS + 1)]
+    return sum(part.nbytes for part in parts) / statistics.median(rounds[1:])
+
+
+def faster(
+    row: int, work: str, peer: str, pairs: list[tuple[float, float]], target: float, *,
+    least: float | None = None, limit: float | None = None,
+) -> Measurement:  # fmt: skip
+    """A row for seconds, of which fewer are better; shown in the unit that suits them.
+
+    Parameters
+    ----------
+    pairs : list of (ours, theirs)
+    least : float, optional
+        Seconds below which ours cannot be on this machine.
+    limit : float, optional
+        The ratio that follows from it, where it is not that.
+    """
     mine, others = (statistics.median(column) for column in zip(*pairs, strict=True))
     scale, unit = next(
         (s, u) for s, u in ((1.0, "s"), (1e3, "ms"), (1e6, "us")) if min(mine, others) * s >= 1 or u == "us"
     )
     ratios = tuple(theirs / ours for ours, theirs in pairs)
-    return Measurement(row, work, peer, mine * scale, others * scale, unit, ratios, target)
+    if least is not None:
+        limit = others / least
+    return Measurement(row, work, peer, mine * scale, others * scale, unit, ratios, target, limit)
