@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +67,7 @@ def median_bandwidth(X: FloatArray) -> float:
         pairs = _balanced_pairs(left, right)
         scale = _order_statistic(pairs, round((0.5 * n - 1.0) / (n - 1.0) * (pairs.size - 1)))
     if scale < _SMALLEST and pairs.size:
-        scale = float(np.add.reduce(pairs)) / pairs.size
+        scale = float(np.add.reduce(np.maximum(pairs, 0.0, out=pairs))) / pairs.size
     return 0.5 * (scale if scale >= _SMALLEST else 1.0) / math.log(n + 1.0)
 
 
@@ -75,32 +77,37 @@ def _median_of_ordered(pairs: FloatArray, n: int) -> float:
     upper = _order_statistic(pairs, high)
     if low == high:
         return upper
-    return 0.5 * (upper + (float(pairs[:high].max()) if low >= 0 else 0.0))
+    return 0.5 * (upper + (max(0.0, float(pairs[:high].max())) if low >= 0 else 0.0))
 
 
 def _order_statistic(pairs: FloatArray, rank: int) -> float:
-    """Number ``rank`` in ascending order, which is moved there; 0 where the rank is below 0."""
+    """Number ``rank`` in ascending order, which is moved there; 0 where the rank is below 0, or the number is."""
     if rank < 0:
         return 0.0
     pairs.partition(rank)
-    return float(pairs[rank])
+    return max(0.0, float(pairs[rank]))
 
 
 def _all_pairs(left: FloatArray, right: FloatArray) -> FloatArray:
-    """Squared distances ``(n (n - 1) / 2,)`` between particles, in no particular order, never negative."""
+    """Squared distances ``(n (n - 1) / 2,)`` between particles, in any order. Rounding can leave some below 0."""
     n = len(left)
     out = np.empty(n * (n - 1) // 2)
     filled = 0
     for start in range(0, n, _BLOCK):
         stop = min(start + _BLOCK, n)
         rows = stop - start
-        within = (left[start:stop] @ right[start:stop].T)[np.triu_indices(rows, 1)]
+        within = (left[start:stop] @ right[start:stop].T)[_above_diagonal(rows)]
         out[filled : filled + within.size] = within
         filled += within.size
         beyond = out[filled : filled + rows * (n - stop)].reshape(rows, n - stop)
         np.matmul(left[start:stop], right[stop:].T, out=beyond)
         filled += beyond.size
-    return np.maximum(out, 0.0, out=out)
+    return out
+
+
+@lru_cache(maxsize=4)
+def _above_diagonal(n: int) -> Any:
+    return np.triu_indices(n, 1)
 
 
 def _balanced_pairs(left: FloatArray, right: FloatArray) -> FloatArray:
@@ -116,5 +123,4 @@ def _balanced_pairs(left: FloatArray, right: FloatArray) -> FloatArray:
         for shift in shifts
         for block in range(n_blocks)
     ]
-    out = np.concatenate(parts)
-    return np.maximum(out, 0.0, out=out)
+    return np.concatenate(parts)
