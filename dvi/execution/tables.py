@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ class Table(NamedTuple):
     Parameters
     ----------
     steps : range
+        All there are, where they take the same rows: then one is there for all of them.
     rows : array of int64, shape (P, 2 + arrays)
         Pieces as :meth:`dvi.model.compile.CompiledKernel.run` takes them, those of one step after those of another.
     ends : list of int
@@ -38,7 +40,7 @@ class Table(NamedTuple):
 
     def at(self, step: int) -> _Numbers:
         """The pieces of one of the steps."""
-        i = step - self.steps.start
+        i = min(step - self.steps.start, len(self.ends) - 2)
         return self.rows[self.ends[i] : self.ends[i + 1]]
 
 
@@ -74,7 +76,10 @@ class Tables:
 
     def _make(self, lanes: tuple[int, ...], step: int, kept: list[list[Slab]]) -> Table:
         plan = self.stream.plan
-        steps = min((plan.steps_around(step, lane) for lane in lanes), key=len)
+        if any(plan.shuffled(lane) for lane in lanes):
+            steps = covered = min((plan.steps_around(step, lane) for lane in lanes), key=len)
+        else:
+            steps, covered = range(1), range(sys.maxsize)
         parts, numbers = [], []
         for owner, (lane, slabs) in enumerate(zip(lanes, kept, strict=True)):
             pieces = plan.pieces(steps, lane)
@@ -88,4 +93,4 @@ class Tables:
         number = np.concatenate(numbers)
         order = np.argsort(number, kind="stable")
         ends = np.searchsorted(number[order], np.arange(steps.start, steps.stop + 1)).tolist()
-        return Table(steps, np.concatenate(parts)[order], ends, [slab for slabs in kept for slab in slabs])
+        return Table(covered, np.concatenate(parts)[order], ends, [slab for slabs in kept for slab in slabs])

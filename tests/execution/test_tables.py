@@ -79,3 +79,16 @@ def test_rows_that_do_not_fit_the_budget_have_no_table(monkeypatch: pytest.Monke
             assert [lane for lane in (0, 1) if tables.of((lane,), 3) is not None] == lanes
             assert (tables.of((0, 1), 3) is not None) == (lanes == [0, 1])
             assert len(tables._known) <= 1
+
+
+def test_steps_that_take_all_rows_have_one_table() -> None:
+    plan = Plan(np.array([0, 5, 10]), 10, 2, 1, 256, 0)
+    source = Source(("y",), (reader(np.arange(10.0)),), plan.starts)
+    with ThreadPoolExecutor(1) as background:
+        stream = Stream(source, plan, background, Budget(0))
+        expected = pieces(stream, (0, 1), 0)
+        tables = Tables(stream, Form())  # type: ignore[arg-type]
+        first, later = (tables.of((0, 1), step) for step in (0, 10**6))
+        assert first is not None
+        assert first is later
+        assert first.at(10**6).tolist() == expected == pieces(stream, (0, 1), 10**6)
