@@ -26,6 +26,7 @@ from dvi.legs import Leg, Trainer
 from dvi.memory import check_draws_fit
 from dvi.model.compile import LazyKernel
 from dvi.model.graph import split
+from dvi.pacing import next_block
 from dvi.persistence.checkpoints import Checkpoint
 from dvi.persistence.writing import CheckpointWriter
 from dvi.progress import ELBO, Progress
@@ -36,8 +37,6 @@ from dvi.types import Driver, FloatArray, Objective, Report, State
 from dvi.underway import Underway, check_same_data, packed
 
 logger = logging.getLogger(__name__)
-
-_BLOCK_SECONDS = 0.5  # of steps between two looks at the client
 
 
 class Inference:
@@ -333,7 +332,7 @@ class Inference:
                 report = driver.advance(state, min(block, _due(settings.callbacks, state.step), end - state.step))
                 elapsed = time.perf_counter() - started
                 done = len(report.objectives)
-                block = max(1, min(2 * block, int(done * _BLOCK_SECONDS / max(elapsed, 1e-9))))
+                block = next_block(block, done, elapsed, report.times)
                 self._record(report)
                 progress.update(
                     done, self.approx.hist, report.n_rows, driver.n_hosts, training.learning_rate(report.state),

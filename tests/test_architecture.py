@@ -80,10 +80,11 @@ TABLE = {
     ),
     "dvi.fitting": Row(
         f"{BASE} dvi.model dvi.data.digest dvi.execution dvi.inference dvi.approximation dvi.checkpointing dvi.legs "
-        "dvi.persistence dvi.progress dvi.settings dvi.signals dvi.stages dvi.underway",
+        "dvi.pacing dvi.persistence dvi.progress dvi.settings dvi.signals dvi.stages dvi.underway",
         "numpy pymc",
     ),
     "dvi.checkpointing": Row(f"{BASE} dvi.persistence dvi.settings dvi.signals"),
+    "dvi.pacing": Row(BASE, ""),
     "dvi.legs": Row(f"{BASE} dvi.approximations dvi.inference dvi.stages", "numpy"),
     "dvi.underway": Row(f"{BASE} dvi.legs dvi.stages", "numpy"),
     "dvi.resuming": Row(

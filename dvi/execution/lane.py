@@ -171,7 +171,11 @@ class LaneEvaluator:
         self._budget = Budget(cache_bytes if problem.cache_bytes is None else problem.cache_bytes)
         self.waiting = Stopwatch()  # for rows
         self._streams = [self._stream(term.source, term.plan) for term in problem.terms]
-        self._kernels = [_compile(term) for term in problem.terms]
+        try:
+            self._kernels = list(self._background.map(_compile, problem.terms))
+        except BaseException:
+            self.close()
+            raise
         self._prior = None if problem.prior is None else compile_kernel(problem.prior)
         self._tables = [Tables(stream, kernel) for stream, kernel in zip(self._streams, self._kernels, strict=True)]
         self._grouped = lru_cache(maxsize=64)(self._group)

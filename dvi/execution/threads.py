@@ -148,9 +148,16 @@ class ThreadsDriver:
     n_hosts = 1
 
     def __init__(self, training: Training, problem: Problem, threads: int) -> None:
-        training.prepare()
         self._training = training
+        beside = ThreadPoolExecutor(1, thread_name_prefix="dvi-compile")
+        preparing = beside.submit(training.prepare)  # beside the kernels of the data: compilers are other processes
+        beside.shutdown(wait=False)
         self._executor = ThreadsExecutor(problem, threads)
+        try:
+            preparing.result()
+        except BaseException:
+            self._executor.close()
+            raise
 
     def check(self, state: State) -> None:
         """Try the likelihood on the first rows before the first step."""

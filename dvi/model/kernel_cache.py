@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -188,5 +189,7 @@ def fill(payload: Any) -> None:
             [sys.executable, "-c", _FILL], input=cloudpickle.dumps(payload), env=environment, capture_output=True,
             check=False,
         )  # fmt: skip
+    if done.returncode == -signal.SIGINT:  # of Ctrl-C, which goes to this process too
+        raise KeyboardInterrupt
     if done.returncode != 0:
         logger.warning("compiling in a process of its own failed: %s", done.stderr.decode(errors="replace")[-500:])

@@ -1,4 +1,4 @@
-"""What the benchmarks found, as one table, one JSON file and one figure, once all of them have run."""
+"""What the benchmarks found, as one table, one JSON file and one figure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import json
 import os
 import platform
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def report() -> Callable[[Measurement], None]:
 
     def add(measurement: Measurement) -> None:
         _found.append(measurement)
+        write(_sorted())  # now, so that what was measured is there if the run is ended
         print("\n" + line(measurement), flush=True)
 
     return add
@@ -65,10 +67,18 @@ def versions() -> dict[str, str]:
     return known
 
 
-def pytest_sessionfinish() -> None:
-    if not _found:
-        return
-    rows = sorted(_found, key=lambda m: m.row)
+def _sorted() -> list[Measurement]:
+    """What this run measured, and what an earlier one wrote of the rest."""
+    known = FOLDER / "benchmarks.json"
+    earlier = json.loads(known.read_text())["measurements"] if known.exists() else []
+    names = [field.name for field in fields(Measurement)]
+    read = [Measurement(**{n: v for n, v in m.items() if n in names}) for m in earlier]
+    rows = {(m.row, m.work, m.peer): m for m in (*read, *_found)}
+    return sorted(rows.values(), key=lambda m: m.row)
+
+
+def write(rows: list[Measurement]) -> None:
+    """Write the three files."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     machine = {
         "date": dt.datetime.now(tz=dt.UTC).date().isoformat(), "cores": os.cpu_count(),
@@ -86,10 +96,16 @@ def pytest_sessionfinish() -> None:
             ends = f"{m.target:.2g}", "" if m.limit is None else f"{m.limit:.2g}"
             lines.writerow([m.row, m.work, mine, m.peer, other, f"{m.ratio:.2f}", spread, *ends])
     draw(rows, FOLDER / "benchmarks.svg")
-    table = Table(box=None, title=f"medians of rounds, on {machine['cores']} cores")
+
+
+def pytest_sessionfinish() -> None:
+    """Print the table."""
+    if not _found:
+        return
+    table = Table(box=None, title=f"medians of rounds, on {os.cpu_count()} cores")
     for column in ("", "work", "dvi", "against", "", "ratio", "spread", "target", "limit", ""):
         table.add_column(column, justify="left" if column in {"work", "against"} else "right")
-    for m in rows:
+    for m in _sorted():
         table.add_row(
             str(m.row), m.work, f"{m.ours:.4g} {m.unit}", m.peer, f"{m.theirs:.4g} {m.unit}", f"{m.ratio:.2f}",
             f"{min(m.ratios):.2f} to {max(m.ratios):.2f}", f"{m.target:.3g}",

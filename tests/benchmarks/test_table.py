@@ -14,7 +14,9 @@ from tests.benchmarks.bench_steps import THREADS, logistic, peer, reading, runne
 from tests.benchmarks.measuring import Measurement, bytes_a_second, faster, in_turn, seconds, seconds_a_step
 
 
-def test_two_things_are_measured_in_turn_and_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_things_are_measured_in_turn_and_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
     import pymc as pm
 
     ours, theirs = runner(tiny(dvi, 200, 1, 200)), peer(tiny(pm, 200, 1, 200))
@@ -23,7 +25,13 @@ def test_two_things_are_measured_in_turn_and_written_down(tmp_path: Path, monkey
     assert len(found.ratios) == 2
     monkeypatch.setattr(conftest, "_found", [found, faster(2, "work", "peer", [(1.0, 3.0)] * 5, 2.0, least=0.5)])
     monkeypatch.setattr(conftest, "FOLDER", tmp_path / "out")
+    conftest.write(conftest._sorted())
     conftest.pytest_sessionfinish()
+    monkeypatch.setattr(conftest, "_found", [faster(2, "work", "peer", [(1.0, 4.0)] * 5, 2.0)])
+    assert [(m.row, round(m.ratio, 2)) for m in conftest._sorted()] == [(2, 4.0), (5, round(found.ratio, 2))]
+    printed = capsys.readouterr().out
+    assert "reached" in printed
+    assert "a step" in printed
     written = json.loads((tmp_path / "out" / "benchmarks.json").read_text())
     assert [m["row"] for m in written["measurements"]] == [2, 5]
     assert written["measurements"][0] | {"reached": True, "ratio": 3.0, "limit": 6.0} == written["measurements"][0]
