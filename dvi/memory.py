@@ -5,6 +5,8 @@ from __future__ import annotations
 from dvi.errors import ArgumentError
 from dvi.types import Family
 
+_SMALL = 2**24  # bytes that are there wherever PyMC can be imported
+
 
 def check_fits(n: int, what: str, nbytes: int) -> None:
     """Refuse what would not fit in the memory of this process, with all others.
@@ -21,6 +23,8 @@ def check_fits(n: int, what: str, nbytes: int) -> None:
     ------
     ArgumentError
     """
+    if n * nbytes <= _SMALL:
+        return
     from distributed.system import MEMORY_LIMIT  # of the machine, the container or the shell
 
     if n * nbytes > MEMORY_LIMIT:

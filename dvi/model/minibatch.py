@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytensor.tensor as pt
 import xarray as xr
-from pytensor.compile.mode import Mode
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable
 from pytensor.graph.traversal import graph_inputs
@@ -19,6 +18,7 @@ from dvi.data.source import Source
 from dvi.errors import ArgumentError, ArgumentTypeError
 from dvi.model.batch import Batch, Binding, MinibatchVariable, bind, binding, bound_variables
 from dvi.model.batch_size import taken
+from dvi.model.constants import value_of
 
 __all__ = ["Batch", "Binding", "Minibatch", "MinibatchVariable", "Potential", "bind", "binding", "bound_variables"]
 
@@ -120,7 +120,7 @@ def _value(array: Any) -> Any:
         )
     if isinstance(array, SharedVariable):
         return array.get_value(borrow=True)
-    return array.eval(mode=Mode(linker="py", optimizer=None))
+    return value_of(array)
 
 
 def _one_for_each(what: str, value: Any, n: int, *, common: bool = False) -> list[Any]:

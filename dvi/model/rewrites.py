@@ -8,11 +8,14 @@ import pytensor.tensor as pt
 from pymc.pytensorf import rewrite_pregrad
 from pytensor.graph.basic import Constant, Variable
 from pytensor.graph.fg import FunctionGraph
-from pytensor.graph.rewriting.basic import dfs_rewriter, node_rewriter
+from pytensor.graph.rewriting.basic import SequentialGraphRewriter, dfs_rewriter, node_rewriter
 from pytensor.raise_op import CheckAndRaise
 from pytensor.scalar.basic import GE, LE, Switch, TrueDiv
 from pytensor.scalar.math import Sigmoid
 from pytensor.tensor.elemwise import CAReduce, Elemwise
+from pytensor.tensor.rewriting.elemwise import local_dimshuffle_lift
+
+from dvi.model.products import dot_to_matvec
 
 
 @node_rewriter([Elemwise])  # type: ignore[untyped-decorator]
@@ -82,4 +85,7 @@ def check_after_reduction(fgraph: Any, node: Any) -> Any:
     return [checked.op(node.op(value), *conditions)]
 
 
-FOR_FUSION = dfs_rewriter(multiply_by_reciprocal, check_after_reduction)
+FOR_FUSION = SequentialGraphRewriter(
+    dfs_rewriter(dot_to_matvec),
+    dfs_rewriter(local_dimshuffle_lift, multiply_by_reciprocal, check_after_reduction),
+)

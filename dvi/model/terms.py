@@ -15,6 +15,7 @@ from pytensor.tensor.type_other import NoneConst
 
 from dvi.errors import ArgumentError, ModelError
 from dvi.model.batch import Batch, binding, bound_variables
+from dvi.model.constants import value_of
 from dvi.model.convert import convert_pymc_minibatches
 from dvi.model.replacements import Replacements, rebuilt
 from dvi.model.scale import TensorLike, Term
@@ -84,7 +85,7 @@ def _unwrap(rv: TensorLike) -> tuple[TensorLike, tuple[int | None, ...] | None]:
     if rv.owner is None or not isinstance(rv.owner.op, MinibatchRandomVariable):
         return rv, None
     inner, *sizes = rv.owner.inputs
-    totals = tuple(None if NoneConst.equals(size) else int(size.eval()) for size in sizes)
+    totals = tuple(None if NoneConst.equals(size) else int(value_of(size)) for size in sizes)
     for total in totals:
         if total is not None and total <= 0:
             raise ArgumentError(f"total_size={total} of {rv.name!r} is not positive; leave total_size out")

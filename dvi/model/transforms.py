@@ -11,6 +11,7 @@ from pymc.logprob.transforms import IntervalTransform
 from pytensor.graph.basic import Constant, Variable
 from pytensor.graph.traversal import graph_inputs
 
+from dvi.model.constants import value_of
 from dvi.model.layout import Transform
 
 _PLAIN = {"log": tr.log, "logodds": tr.logodds, "ordered": tr.ordered, "simplex": tr.simplex, "circular": tr.circular}
@@ -36,7 +37,7 @@ def _describe_interval(transform: IntervalTransform, rv: Variable[Any, Any]) -> 
         if isinstance(bound, Variable):
             if any(not isinstance(v, Constant) for v in graph_inputs([bound])):
                 return Transform("model")
-            bound = bound.eval()  # noqa: PLW2901
+            bound = value_of(bound)  # noqa: PLW2901
         if bound is not None and len(np.unique(bound)) != 1:
             return Transform("model")
         finite = bound is not None and bool(np.isfinite(bound).all())

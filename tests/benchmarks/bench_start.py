@@ -31,7 +31,8 @@ OURS, THEIRS = {"imports": "import dvi", "lib": "dvi"}, {"imports": "", "lib": "
 def first_step(lib: dict[str, str], method: str, cache: Path) -> float:
     """Seconds of a process that does one step."""
     flags = f"base_compiledir={cache}"
-    environment = {k: v for k, v in os.environ.items() if k not in {"DVI_KERNEL_CACHE", "NUMBA_CACHE_DIR"}}
+    unset = {"DVI_KERNEL_CACHE", "NUMBA_CACHE_DIR", "PYTHONDONTWRITEBYTECODE"}  # as it is by default
+    environment = {k: v for k, v in os.environ.items() if k not in unset}
     environment |= {"PYTENSOR_FLAGS": flags}
     code = FIT.format(method=method, **lib)
     return seconds(lambda: subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, check=True))
