@@ -20,6 +20,7 @@ Report = Callable[[Measurement], None]
 OPTIONS = {"threads_per_worker": 1, "dashboard_address": ":0"}
 RUN = {"obj_n_mc": 1, "obj_optimizer": dvi.adam(1e-3), "progressbar": False}
 ROWS = 600_000
+STEPS = 60
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def bench_scaling(report: Report, clients: Any, zarr_logistic: Any, batch: int, 
     """Two worker processes against one."""
     model = zarr_logistic(batch)
     two, one = (step(model, client=clients[n], staleness=staleness) for n in (2, 1))
-    pairs = in_turn(lambda: seconds_a_step(two, 20), lambda: seconds_a_step(one, 20))
+    pairs = in_turn(lambda: seconds_a_step(two, STEPS), lambda: seconds_a_step(one, STEPS))
     behind = ", one step behind" if staleness else ""
     report(faster(8, f"two workers, logistic, batch {batch:,}{behind}", "one worker", pairs, target, limit=2.0))
 
@@ -73,7 +74,7 @@ def bench_against_threads(report: Report, clients: Any, zarr_logistic: Any, batc
     """Two processes on one host against two threads in one process."""
     model = zarr_logistic(batch)
     two, threads = step(model, client=clients[2]), step(model, threads=2)
-    pairs = in_turn(lambda: seconds_a_step(two, 20), lambda: seconds_a_step(threads, 20))
+    pairs = in_turn(lambda: seconds_a_step(two, STEPS), lambda: seconds_a_step(threads, STEPS))
     report(faster(10, f"two workers, logistic, batch {batch:,}", "two threads", pairs, target))
 
 
@@ -98,8 +99,8 @@ class Asker:
 @pytest.mark.parametrize("d", [200, 100_000, 1_000_000])
 def bench_round_trip(report: Report, clients: Any, d: int) -> None:
     """What a step costs on two workers beyond the same step on a thread, against the bare round trip."""
-    client, n = clients[2], 200 if d < 10_000 else 10
-    rows = np.random.default_rng(0).normal(size=(2, d))
+    client, n = clients[2], max(20, min(200, 4_000_000 // d))
+    rows = np.random.default_rng(0).normal(size=(max(2, 1_200_000 // d), d))  # of two chunks at least
     with pm.Model() as model:
         pm.Normal("y", pm.Normal("mu", 0, 1, shape=d), 1.0, observed=dvi.Minibatch(rows, batch_size=2))
     there, here = step(model, client=client, lanes=2), step(model, threads=1, lanes=2)
@@ -119,5 +120,5 @@ def bench_threads(report: Report) -> None:
     """Two threads against one, in one process."""
     model = logistic(dvi, 200_000, 100, 65_536)
     two, one = step(model, threads=2), step(model, threads=1)
-    pairs = in_turn(lambda: seconds_a_step(two, 20), lambda: seconds_a_step(one, 20))
+    pairs = in_turn(lambda: seconds_a_step(two, STEPS), lambda: seconds_a_step(one, STEPS))
     report(faster(8, "two threads, logistic, batch 65,536", "one thread", pairs, 1.6, limit=2.0))
