@@ -23,7 +23,7 @@ import dvi
 from dvi.execution.threads import ThreadsDriver, ThreadsExecutor
 from dvi.model.compile import CompiledKernel
 from tests.benchmarks.bench_steps import CASES, RATE, hierarchical, logistic
-from tests.benchmarks.measuring import ROUNDS, seconds_a_step
+from tests.benchmarks.measuring import ROUNDS, seconds, seconds_a_step
 
 RUN = {"obj_n_mc": 1, "obj_optimizer": dvi.adam(RATE), "progressbar": False, "threads": 1}
 WATCHED = {
@@ -81,7 +81,7 @@ def parts_of(model: pm.Model, n: int) -> list[float]:
 
 def microseconds(run: Callable[[int], object]) -> float:
     """Of a step, after as many as make some tenths of a second."""
-    n = max(20, int(0.1 / max(1e-5, seconds_a_step(run, 20))))
+    n = max(20, int(0.1 * 100 / seconds(lambda: run(100))))
     return 1e6 * statistics.median(seconds_a_step(run, n) for _ in range(ROUNDS))
 
 
