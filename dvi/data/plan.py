@@ -25,6 +25,7 @@ MAX_LANES = 64
 POOL_BYTES = 64_000_000
 BLOCK_BYTES = 1_000_000
 _STEPS, _PIECES = 64, 4096  # planned at once
+_EPOCHS, _VISITS = 64, 4096  # drawn at once
 
 
 class Segment(NamedTuple):
@@ -46,11 +47,11 @@ class Pieces(NamedTuple):
     following: NDArray[np.int64]
 
 
-class _Epoch(NamedTuple):
-    """The visits of one epoch of a lane."""
+class _Epochs(NamedTuple):
+    """The visits of some epochs ``E`` of a lane."""
 
-    pools: NDArray[np.int64]
-    firsts: NDArray[np.int64]  # row of each pool that is visited first
+    pools: NDArray[np.int64]  # (E, pools)
+    firsts: NDArray[np.int64]  # (E, pools), row of each pool that is visited first
 
 
 def default_lanes(n_chunks: int, batch_size: int) -> int:
@@ -209,18 +210,27 @@ class Plan:
         pools = [chunks[start : start + size] for start in range(0, len(chunks), size)]
         return pools, [int((self.starts[pool + 1] - self.starts[pool]).sum()) for pool in pools]
 
-    @cached_property
-    def _epoch(self) -> Callable[[int, int], _Epoch]:
-        return lru_cache(maxsize=4 * self.lanes)(self._plan_epoch)
+    def _epochs(self, lane: int, epochs: range) -> _Epochs:
+        """Epochs of a lane. A generator is made for many at once, as that takes longer than what it draws."""
+        n = max(1, min(_EPOCHS, _VISITS // self.n_pools(lane)))
+        drawn = [self._drawn(lane, block, n) for block in range(epochs.start // n, (epochs.stop - 1) // n + 1)]
+        begin = epochs.start % n
+        pools, firsts = (np.concatenate(blocks)[begin : begin + len(epochs)] for blocks in zip(*drawn, strict=True))
+        return _Epochs(pools, firsts)
 
-    def _plan_epoch(self, lane: int, epoch: int) -> _Epoch:
+    @cached_property
+    def _drawn(self) -> Callable[[int, int, int], _Epochs]:
+        return lru_cache(maxsize=2 * self.lanes)(self._draw_epochs)
+
+    def _draw_epochs(self, lane: int, block: int, n: int) -> _Epochs:
+        """A block of so many epochs."""
         sizes = np.array(self._pools(lane)[1])
-        order, firsts = np.arange(len(sizes)), np.zeros_like(sizes)
-        if self.shuffled(lane):
-            generator = keyed_generator(self.seed, "epoch", lane, epoch)
-            order = generator.permutation(order)
-            firsts = generator.integers(sizes[order])
-        return _Epoch(order, firsts)
+        pools = np.tile(np.arange(len(sizes)), (n, 1))
+        if not self.shuffled(lane):
+            return _Epochs(pools, np.zeros_like(pools))
+        generator = keyed_generator(self.seed, "epoch", lane, block)
+        pools = generator.permuted(pools, axis=1)
+        return _Epochs(pools, generator.integers(sizes[pools]))
 
     def _pool_chunks(self, lane: int) -> int:
         """Chunks of a pool: one where rows stay in order, so that nothing has to be copied."""
@@ -279,8 +289,8 @@ class Plan:
         """
         n_rows, batch = self._lane_sizes[lane]
         begin, end = steps.start * batch, steps.stop * batch
-        epochs = [self._epoch(lane, number) for number in range(begin // n_rows, -(-end // n_rows) + 1)]
-        pools, firsts = (np.concatenate(columns) for columns in zip(*epochs, strict=True))
+        epochs = self._epochs(lane, range(begin // n_rows, -(-end // n_rows) + 1))
+        pools, firsts = epochs.pools.ravel(), epochs.firsts.ravel()
         sizes = np.array(self._pools(lane)[1])[pools]
         ends = np.concatenate([[0], np.cumsum(sizes)]) + begin // n_rows * n_rows
         cuts = np.concatenate([np.arange(begin, end + 1, batch), ends, ends[1:] - firsts])

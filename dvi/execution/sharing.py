@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _MEMORY = 0.9  # part of an estimate that a step keeps
-_TRY_EVERY = 500  # steps after which what has been slower is tried again
+_TRIES = 3  # steps in a row, since the first has to look up where rows lie
+_WORTH = 0.9  # part of the time that another share must take, as rows have to be looked up again for it
+_TRY_EVERY = 512  # steps after which what has been slower is tried again; sooner at first: 8, 16, 32 and so on
 
 
 @dataclass(slots=True)
@@ -22,6 +24,8 @@ class Sharing:
         Seconds that an item takes, all of them done by one thread or by several at once; 0 before it is known.
     item, delay : float
         With others: seconds of an item for a thread, and by which others begin and answer late.
+    given : int
+        Items that were done oneself when others helped last; 0 before.
     steps : int
 
     Examples
@@ -41,6 +45,7 @@ class Sharing:
     together: float = 0.0
     item: float = 0.0
     delay: float = 0.0
+    given: int = 0
     steps: int = 0
 
     def own(self, n_items: int, threads: int) -> int:
@@ -49,15 +54,23 @@ class Sharing:
             return n_items
         self.steps += 1
         if not self.together:
-            return -(-n_items // threads)
-        slower = not self.alone or self.alone < self.together
-        if slower != (self.steps % _TRY_EVERY == 0):
+            self.given = -(-n_items // threads)
+            return self.given
+        if not self.alone or (self.alone < self.together) != self._trying:
             return n_items
 
         def seconds(own: int) -> float:
             return max(own * self.item, self.delay - (own - n_items) // (threads - 1) * self.item)
 
-        return min(range(1, n_items), key=seconds)
+        best = min(range(1, n_items), key=seconds)
+        if not 0 < self.given < n_items or seconds(best) < _WORTH * seconds(self.given):
+            self.given = best
+        return self.given
+
+    @property
+    def _trying(self) -> bool:
+        """Whether it is time for what has been slower, which may have waited for its first rows."""
+        return self.steps >= 8 and self.steps % min(_TRY_EVERY, 1 << self.steps.bit_length() - 1) < _TRIES
 
     def saw(self, n_items: int, elapsed: float, item: float | None = None, delay: float = 0.0) -> None:
         """Learn from a step: seconds that it took, and where others helped, those of an item and of their delay."""
@@ -69,5 +82,5 @@ class Sharing:
 
 
 def _blend(old: float, new: float) -> float:
-    """The estimate after another step. It falls at once: what takes longer now and then is not the work."""
-    return _MEMORY * old + (1.0 - _MEMORY) * new if 0.0 < old < new else new
+    """The estimate after another step. It falls at once and rises slowly: what takes longer once is not the work."""
+    return _MEMORY * old + (1.0 - _MEMORY) * min(new, 2.0 * old) if 0.0 < old < new else new
