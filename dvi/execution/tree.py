@@ -107,7 +107,10 @@ class Message:
     @classmethod
     def pack(cls, evaluations: Mapping[Node, Evaluation], times: Times = NO_TIME) -> Message:
         """Put evaluations into one array."""
-        packed = np.stack([np.column_stack([e.loglik, e.score]) for e in evaluations.values()])
+        draws, d = next(iter(evaluations.values())).score.shape
+        packed = np.empty((len(evaluations), draws, 1 + d))
+        for row, evaluation in zip(packed, evaluations.values(), strict=True):
+            row[:, 0], row[:, 1:] = evaluation.loglik, evaluation.score
         return cls(tuple(evaluations), tuple(e.n_rows for e in evaluations.values()), packed, times)
 
     def unpack(self) -> dict[Node, Evaluation]:

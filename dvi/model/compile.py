@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import cloudpickle
 import numpy as np
@@ -129,8 +130,11 @@ class CompiledKernel:
         self.function(Z, values, gradients, size, table, *self.empty.arrays, *self.constants)
 
 
+_known: WeakKeyDictionary[Program, dict[tuple[Any, ...], CompiledKernel]] = WeakKeyDictionary()
+
+
 def compile_kernel(program: Program, example: tuple[AnyArray, ...] = ()) -> CompiledKernel:
-    """Compile a program, or load it from the machine's cache of kernels.
+    """Compile a program, or load it from the machine's cache of kernels; what this process has of it is taken again.
 
     Parameters
     ----------
@@ -138,6 +142,13 @@ def compile_kernel(program: Program, example: tuple[AnyArray, ...] = ()) -> Comp
     example : tuple of array
         Two rows or more for each block, of the layout that the kernel will be given. The kernel is tried on them.
     """
+    known, form = _known.setdefault(program, {}), tuple((x.dtype.str, x.shape[1:]) for x in example)
+    if form not in known:
+        known[form] = _compiled(program, example)
+    return known[form]
+
+
+def _compiled(program: Program, example: tuple[AnyArray, ...]) -> CompiledKernel:
     kernel = _build(program, example)
     arguments = _arguments(program, kernel)
     with kernel_cache.lock(kernel.function):

@@ -69,9 +69,12 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def seconds_a_step(run: Callable[[int], object], steps: int) -> float:
-    """Seconds of one step, without what a run costs however many steps it has: two lengths tell the two apart."""
-    short = seconds(lambda: run(steps))
-    return (seconds(lambda: run(4 * steps)) - short) / (3 * steps)
+    """Seconds of one step, without what a run costs however many steps it has: two lengths tell the two apart.
+
+    Each is run twice, of which the quicker counts: a pause of the machine in one of them would be a multiple of a step.
+    """
+    short, long = (min(seconds(lambda: run(n)) for _ in range(2)) for n in (steps, 4 * steps))  # noqa: B023
+    return (long - short) / (3 * steps)
 
 
 def in_turn(ours: Callable[[], float], theirs: Callable[[], float], rounds: int = ROUNDS) -> list[tuple[float, float]]:

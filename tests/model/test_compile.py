@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -101,9 +103,23 @@ def test_a_lazy_kernel_travels_without_its_machine_code(parts: SplitModel) -> No
     assert again[1].tobytes() == gradient.tobytes()
 
 
+def test_what_a_process_has_compiled_is_taken_again_while_its_program_lives(parts: SplitModel) -> None:
+    term = parts.terms[0]
+    block = tuple(np.array(a) for a in term.batch.source.head(4))
+    program = cloudpickle.loads(cloudpickle.dumps(term.program))
+    kernel = compile_kernel(program, block)
+    assert compile_kernel(program, tuple(a[:2] for a in block)) is kernel
+    assert compile_kernel(cloudpickle.loads(cloudpickle.dumps(program)), block) is not kernel
+    gone = weakref.ref(kernel)
+    del kernel, program
+    gc.collect()
+    assert gone() is None
+
+
 def test_threads_that_build_at_once_leave_the_mode_of_pytensor_alone(parts: SplitModel) -> None:
     before = pytensor.config.mode
+    copies = [cloudpickle.loads(cloudpickle.dumps(parts.prior)) for _ in range(8)]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: compile_kernel(parts.prior), range(8)))
+        assert len(set(map(id, pool.map(compile_kernel, copies)))) == 8
     assert pytensor.config.mode is before
     assert pytensor.tensor.as_tensor(np.ones(2)).sum().eval() == 2.0
