@@ -26,6 +26,7 @@ import pytensor
 from filelock import FileLock
 from numba.core import cgutils, types
 from numba.core.caching import CacheImpl, _CacheLocator
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 from pytensor.link.numba.dispatch.basic import numba_njit
 from pytensor.link.numba.linker import NumbaLinker
@@ -162,11 +163,15 @@ def signature(function: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def load(function: Any, arguments: tuple[Any, ...]) -> bool:
-    """Load the machine code of a function for arguments of some types from the cache; whether it was there."""
+    """Load the machine code of a function for arguments of some types from the cache; whether it was there.
+
+    Threads do it one after the other, since numba looks then for what functions have been registered meanwhile.
+    """
     types = signature(function, arguments)
-    if function._cache.load_overload(types, function.targetctx) is None:
-        return False
-    function.compile(types)
+    with global_compiler_lock:
+        if function._cache.load_overload(types, function.targetctx) is None:
+            return False
+        function.compile(types)
     return True
 
 

@@ -16,8 +16,10 @@ import numpy as np
 import pymc as pm
 import pytensor
 import pytest
+from numba.core.compiler_lock import global_compiler_lock
 
 import dvi
+from dvi.model import kernel_cache
 from dvi.model.compile import LazyKernel, Piece, compile_kernel
 from dvi.model.graph import SplitModel, split
 from dvi.types import Slab, Span
@@ -114,6 +116,24 @@ def test_what_a_process_has_compiled_is_taken_again_while_its_program_lives(part
     del kernel, program
     gc.collect()
     assert gone() is None
+
+
+def test_threads_load_one_after_the_other_as_numba_does(parts: SplitModel) -> None:
+    kernel, Z = compile_kernel(parts.prior), np.zeros((1, parts.layout.ndim))
+    cache, locked = kernel.function._cache, []
+
+    class Spy:
+        def load_overload(self, types: object, context: object) -> object:
+            locked.append(global_compiler_lock.is_locked())
+            return cache.load_overload(types, context)
+
+    kernel.function._cache = Spy()
+    try:
+        assert kernel_cache.load(kernel.function, (Z, np.zeros(1), Z.copy(), *kernel.constants))
+    finally:
+        kernel.function._cache = cache
+    assert locked == [True]
+    assert not global_compiler_lock.is_locked()
 
 
 def test_threads_that_build_at_once_leave_the_mode_of_pytensor_alone(parts: SplitModel) -> None:
