@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy.optimize import minimize
+import scipy  # whose `optimize` takes a while to import, and does so when it is first used
 from threadpoolctl import threadpool_limits
 
 from dvi.approximations.meanfield import MeanFieldFamily
@@ -130,7 +130,7 @@ def _mode(evaluate: Evaluator, start: FloatArray, scale: FloatArray) -> FloatArr
         return -float(logp[0]), -scale * score[0]
 
     with np.errstate(all="ignore"):
-        minimize(loss, np.zeros_like(start), jac=True, method="L-BFGS-B", options={"maxiter": _STEPS})
+        scipy.optimize.minimize(loss, np.zeros_like(start), jac=True, method="L-BFGS-B", options={"maxiter": _STEPS})
     return place
 
 

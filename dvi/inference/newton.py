@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
+import scipy  # whose `optimize` takes a while to import, and does so when it is first used
 
 from dvi.errors import NonFiniteError
 from dvi.inference.fixed_draws import MOST_DENSE, FixedDraws, LocalModel, Point, curvature
@@ -104,7 +104,7 @@ class _Search:
             "initial_trust_radius": _RADIUS * length,
             "max_trust_radius": _LARGEST_RADIUS * length,
         }
-        found = minimize(
+        found = scipy.optimize.minimize(
             self._value, np.zeros_like(self._scale), jac=True, hessp=self._product, method="trust-krylov",
             callback=self._after_step, options=options,
         )  # fmt: skip
