@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dvi.errors import ArgumentError, ClusterError
+from dvi.errors import ArgumentError, ClusterError, DviError
 
 if TYPE_CHECKING:
     from dvi.retraining.config import ClusterConfig
@@ -34,7 +34,9 @@ def computing(config: ClusterConfig) -> Iterator[Mapping[str, Any]]:
             cluster = config.address if config.kind == "address" else stack.enter_context(_cluster(config))
             client = stack.enter_context(Client(cluster, timeout=_CONNECT_SECONDS))
             client.wait_for_workers(1, timeout=_WORKER_SECONDS)
-        except (OSError, RuntimeError) as error:
+        except DviError:
+            raise
+        except Exception as error:  # those of the operator's libraries have no base in common
             raise ClusterError(f"The cluster of kind {config.kind!r} is not there: {error}. Try again.") from error
         yield {"client": client, "threads": None}
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +67,31 @@ def test_a_schedule(tmp_path: Path) -> None:
     to_toml(config | {"judge": config["judge"] | {"max_drift": 1e-6}}, path)
     found = CliRunner().invoke(app, ["retrain", str(path)])
     assert (found.exit_code, found.stdout.partition(":")[0]) == (REJECTED, "rejected")
+
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+clusters: [{name: here, cluster: {server: "http://127.0.0.1:1"}}]
+users: [{name: me, user: {}}]
+contexts: [{name: here, context: {cluster: here, user: me}}]
+current-context: here
+"""
+MANIFEST = Path(__file__).parents[2] / "deploy/kubernetes/overlays/cluster/daskcluster.yaml"
+
+
+def test_an_api_server_that_is_not_there_is_asked_again_later(tmp_path: Path) -> None:
+    deliver(tmp_path / "rows.zarr", delivery(0))
+    config = config_of(str(tmp_path)) | {"cluster": {"kind": "kubernetes", "manifest": str(MANIFEST)}}
+    path = to_toml(config, tmp_path / "retrain.toml")
+    (tmp_path / "kubeconfig").write_text(KUBECONFIG)
+    environment = os.environ | {"KUBECONFIG": str(tmp_path / "kubeconfig"), "PYTHONPATH": str(Path.cwd())}
+    run = "from dvi.cli import main; main()"
+    command = [sys.executable, "-c", run, "retrain", str(path), "--log-format", "json"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert "The cluster of kind 'kubernetes' is not there" in found.stderr
+    assert not (tmp_path / "runs" / "promoted.json").exists()
 
 
 @pytest.mark.parametrize(
