@@ -5,7 +5,6 @@ Shapes: ``S`` draws, ``d`` unconstrained dimensions of the model, ``p`` variatio
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -15,18 +14,6 @@ from numpy.typing import NDArray
 
 type FloatArray = NDArray[np.float64]
 type AnyArray = NDArray[Any]
-
-
-def all_finite(values: FloatArray) -> bool:
-    """Whether no element is infinite or NaN. A sum tells in one pass, but for finite elements whose sum overflows.
-
-    Examples
-    --------
-    >>> all_finite(np.array([1.0, np.inf, -np.inf])), all_finite(np.array([1e308, 1e308]))
-    (False, True)
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        return math.isfinite(np.add.reduce(values, axis=None)) or bool(np.isfinite(values).all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +31,11 @@ class Evaluation:
     loglik: FloatArray  # (S,)
     score: FloatArray  # (S, d), gradient of loglik with respect to Z
     n_rows: int  # rows read
+
+    @classmethod
+    def of(cls, sums: FloatArray, n_rows: int) -> Evaluation:
+        """Views of sums ``(S, 1 + d)``, of which the first column is the log likelihood."""
+        return cls(sums[:, 0], sums[:, 1:], n_rows)
 
     def __add__(self, other: Evaluation) -> Evaluation:
         return Evaluation(self.loglik + other.loglik, self.score + other.score, self.n_rows + other.n_rows)

@@ -32,7 +32,7 @@ class Row:
     packages: str = ""
 
 
-BASE = "dvi.errors dvi.types dvi.randomness dvi.memory"
+BASE = "dvi.errors dvi.types dvi.randomness dvi.memory dvi.compiled"
 LAYERS = f"{BASE} dvi.model dvi.data dvi.approximations dvi.inference dvi.execution"
 RESULTS = (
     "dvi.approximation dvi.callbacks dvi.diagnostics dvi.fitting dvi.groups dvi.methods dvi.persistence dvi.prediction "
@@ -46,12 +46,13 @@ TABLE = {
     "dvi.errors": Row(),
     "dvi.types": Row(packages="numpy"),
     "dvi.randomness": Row(packages="numpy"),
+    "dvi.compiled": Row("dvi.types dvi.model.kernel_cache"),
     "dvi.memory": Row("dvi.errors dvi.types", "distributed"),
     "dvi.signals": Row(),
     # The layers. Neither half of the boundary of section 3 sees the other: rows on one side, parameters on the other.
     "dvi.model": Row(
         f"{BASE} dvi.data.source dvi.data.readers dvi.data.picks",
-        "numpy scipy pymc pytensor numba xarray filelock cloudpickle",
+        "numpy scipy pymc pytensor numba llvmlite xarray filelock cloudpickle",
     ),
     "dvi.data": Row(f"{BASE} dvi.html", "numpy zarr xarray dask pandas pyarrow fsspec filelock"),
     "dvi.data.ingest_progress": Row(f"{BASE} dvi.progress", "rich"),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from dvi.compiled import compiled
 from dvi.errors import ArgumentError
 from dvi.types import FloatArray
 
@@ -46,6 +47,41 @@ def scales(theta: FloatArray, start: int) -> FloatArray:
         found.flags.writeable = False
         _last[0] = (theta, start, found)
     return found
+
+
+def _slope(sigma: FloatArray) -> FloatArray:
+    """The derivative of ``sigma = log(1 + exp(rho))``, which is the logistic function of ``rho``."""
+    out = np.negative(sigma)
+    np.expm1(out, out=out)
+    np.negative(out, out=out)
+    return out
+
+
+@compiled
+def _pullback(v: FloatArray, eps: FloatArray, slope: FloatArray) -> FloatArray:
+    n, d = v.shape
+    out = np.zeros(2 * d)
+    for s in range(n):
+        for i in range(d):
+            out[i] += v[s, i]
+            out[d + i] += v[s, i] * eps[s, i]
+    for i in range(d):
+        out[i] /= n
+        out[d + i] *= slope[i] / n
+    return out
+
+
+@compiled
+def _log_normal(eps: FloatArray, constant: float) -> FloatArray:
+    """Log densities ``(S,)``, in an order of sums that no number of threads changes, as it may in BLAS."""
+    n, d = eps.shape
+    out = np.empty(n)
+    for s in range(n):
+        squares = 0.0
+        for i in range(d):
+            squares += eps[s, i] * eps[s, i]
+        out[s] = -0.5 * squares - constant
+    return out
 
 
 def softplus_inverse(y: FloatArray) -> FloatArray:
@@ -130,19 +166,10 @@ class MeanFieldFamily:
         return out
 
     def pullback(self, theta: FloatArray, eps: FloatArray, v: FloatArray) -> FloatArray:
-        d = self.ndim
-        out = np.empty(2 * d)
-        np.add.reduce(v, axis=0, out=out[:d])
-        np.einsum("sd,sd->d", v, eps, out=out[d:])
-        out[d:] *= expit(theta[d:])  # d sigma / d rho
-        out /= len(v)
-        return out
+        return _pullback(v, eps, _slope(self.std(theta)))
 
     def log_q(self, theta: FloatArray, eps: FloatArray) -> FloatArray:
-        out: FloatArray = np.einsum("sd,sd->s", eps, eps)  # not a BLAS product, whose bits depend on its threads
-        out *= -0.5
-        out -= self._log_det(theta) + 0.5 * self.ndim * _LOG_2PI
-        return out
+        return _log_normal(eps, self._log_det(theta) + 0.5 * self.ndim * _LOG_2PI)
 
     def score(self, theta: FloatArray, eps: FloatArray) -> FloatArray:
         out = eps / self.std(theta)
@@ -155,7 +182,7 @@ class MeanFieldFamily:
     def entropy_gradient(self, theta: FloatArray) -> FloatArray:
         d = self.ndim
         out = np.zeros(2 * d)
-        np.divide(expit(theta[d:]), self.std(theta), out=out[d:])
+        np.divide(_slope(self.std(theta)), self.std(theta), out=out[d:])
         return out
 
     def mean(self, theta: FloatArray) -> FloatArray:

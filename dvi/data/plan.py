@@ -24,7 +24,7 @@ ROWS_PER_LANE = 1024
 MAX_LANES = 64
 POOL_BYTES = 64_000_000
 BLOCK_BYTES = 1_000_000
-_STEPS, _PIECES = 64, 4096  # planned at once
+_STEPS, _PIECES = 256, 8192  # planned at once
 _EPOCHS, _VISITS = 64, 4096  # drawn at once
 
 
@@ -265,7 +265,7 @@ class Plan:
         return self._segments(lane, steps)[step - steps.start]
 
     def steps_around(self, step: int, lane: int) -> range:
-        """Steps that are planned together with one: as many as make some thousands of pieces, and at most 64."""
+        """Steps that are planned together with one: as many as make some thousands of pieces, and at most 256."""
         n_rows, batch = self._lane_sizes[lane]
         n = max(1, min(_STEPS, _PIECES // (1 + batch * self.n_pools(lane) // n_rows)))
         return range(step // n * n, step // n * n + n)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dvi.compiled import compiled
 from dvi.data.picks import Picks
 from dvi.data.plan import Plan, default_block_rows, default_lanes, default_pool_chunks
 from dvi.data.resident import CACHE_BYTES, Block, Budget
@@ -19,12 +20,13 @@ from dvi.data.source import Source
 from dvi.data.stopwatch import Stopwatch
 from dvi.data.stream import Stream
 from dvi.errors import ModelError, NonFiniteError
+from dvi.execution.crew import Crew
 from dvi.execution.nonfinite import explanation, first_bad
-from dvi.execution.tables import Tables
+from dvi.execution.tables import Table, Tables
 from dvi.model.compile import CompiledKernel, Piece, Program, compile_kernel
 from dvi.model.graph import DataTerm
 from dvi.model.layout import Layout
-from dvi.types import Evaluation, FloatArray, Round, Slab, Span, all_finite
+from dvi.types import Evaluation, FloatArray, Round, Slab, Span
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,24 +187,45 @@ class LaneEvaluator:
 
     def evaluate(self, leaf: int, round: Round) -> Evaluation:
         """Weighted sums of log likelihood and score over the rows of one leaf at one step; 0 at draws of others."""
-        loglik, score = np.zeros((1, len(round.Z))), np.zeros((1, *round.Z.shape))
-        n_rows = self.add(range(leaf, leaf + 1), round, loglik, score)
-        return Evaluation(loglik[0], score[0], n_rows[0])
+        sums = self.zeros(1, round)
+        (n_rows,) = self.add(range(leaf, leaf + 1), round, sums)
+        return Evaluation.of(sums[0], n_rows)
 
-    def add(self, leaves: range, round: Round, loglik: FloatArray, score: FloatArray) -> list[int]:
-        """Put the sums of ``n`` leaves into zeros ``(n, S)`` and ``(n, S, d)``; how many rows of each were read."""
+    @staticmethod
+    def zeros(n: int, round: Round) -> FloatArray:
+        """Sums ``(n, S, 1 + d)`` of log likelihoods and scores over nothing, for some leaves."""
+        return np.zeros((n, len(round.Z), 1 + round.Z.shape[1]))
+
+    def add(self, leaves: range, round: Round, sums: FloatArray, crew: Crew | None = None) -> list[int]:
+        """Put the sums of ``n`` leaves into zeros ``(n, S, 1 + d)``; how many rows of each were read.
+
+        Parameters
+        ----------
+        crew : Crew, optional
+            Shares the lanes, whose rows have to be at hand.
+        """
         n_rows = [0] * len(leaves)
         for group in self._grouped(leaves):
             if self.problem.blocks == 1:
-                n_rows[group.where] = self._sums(group, round, loglik[group.where], score[group.where])
+                n_rows[group.where] = self._sums(group, round, sums[group.where], crew)
                 continue
             part = self.problem.part(group.block, len(round.Z))
-            Z = round.Z[part]
-            logliks, scores = np.zeros((len(group.lanes), len(Z))), np.zeros((len(group.lanes), *Z.shape))
-            found = self._sums(group, Round(round.step, Z), logliks, scores)
-            loglik[group.where, part], score[group.where, part] = logliks, scores
-            n_rows[group.where] = found if group.block == 0 else [0] * len(found)
+            own = Round(round.step, round.Z[part])
+            found = self.zeros(len(group.lanes), own)
+            read = self._sums(group, own, found)
+            sums[group.where, part] = found
+            n_rows[group.where] = read if group.block == 0 else [0] * len(read)
         return n_rows
+
+    def at_hand(self, leaves: range, step: int) -> bool:
+        """Whether all rows that some leaves need at a step are in memory to stay."""
+        groups = (group for group in self._grouped(leaves) if group.term != PRIOR)
+        return all(self._table(group, step) is not None for group in groups)
+
+    def crew(self, n_helpers: int) -> Crew | None:
+        """Threads that share the lanes of the only kernel; None where there are several, or none."""
+        alone = len(self._kernels) == 1 and self._prior is None and self.problem.blocks == 1
+        return Crew(self._kernels[0], n_helpers) if alone and n_helpers > 0 else None
 
     def _group(self, leaves: range) -> list[_Group]:
         """Some leaves by term and block of draws."""
@@ -215,30 +238,34 @@ class LaneEvaluator:
             plan = None if term == PRIOR else self.problem.terms[term].plan
             weights = np.array([1.0 if plan is None else plan.weight(lane) for lane in lanes])
             n_rows = [0 if plan is None else int(plan.lane_batch[lane]) for lane in lanes]
-            groups.append(_Group(term, block, lanes, slice(at[0], at[-1] + 1, self.problem.blocks), weights, n_rows))
+            where = slice(at[0], at[-1] + 1, self.problem.blocks)
+            groups.append(_Group(term, block, lanes, where, weights, n_rows))
         return groups
 
-    def _sums(self, group: _Group, round: Round, logliks: FloatArray, scores: FloatArray) -> list[int]:
+    def _sums(self, group: _Group, round: Round, sums: FloatArray, crew: Crew | None = None) -> list[int]:
         """Put weighted sums over the rows of each lane of a group into zeros, and return how many rows there were."""
         if group.term == PRIOR and self._prior is not None:
-            logliks[:], scores[:] = self._prior(round.Z)
+            sums[:, :, 0], sums[:, :, 1:] = self._prior(round.Z)
             return group.n_rows
-        self._add_rows(group, round, logliks, scores)
-        if not (self.problem.lenient or (all_finite(logliks) and all_finite(scores))):
-            finite = np.isfinite(logliks).all(axis=1) & np.isfinite(scores).all(axis=(1, 2))
+        self._add_rows(group, round, sums, crew)
+        if not (_weigh(sums, group.weights) or self.problem.lenient):
+            finite = np.isfinite(sums).all(axis=(1, 2))
             raise NonFiniteError(self._explain(group.term, group.lanes[int(finite.argmin())], round))
-        logliks *= group.weights[:, None]
-        scores *= group.weights[:, None, None]
         return group.n_rows
 
-    def _add_rows(self, group: _Group, round: Round, logliks: FloatArray, scores: FloatArray) -> None:
+    def _table(self, group: _Group, step: int) -> Table | None:
+        """Where the rows of a group are at a step; None where they have to be read first, or picked."""
+        picked = self.problem.terms[group.term].picks.axes
+        return None if picked else self._tables[group.term].of(group.lanes, step)
+
+    def _add_rows(self, group: _Group, round: Round, sums: FloatArray, crew: Crew | None) -> None:
         """Add the sums over the rows of each lane of a group."""
         term, kernel, size = self.problem.terms[group.term], self._kernels[group.term], 0
-        if not term.picks.axes:
-            table = self._tables[group.term].of(group.lanes, round.step)
-            if table is not None:
-                kernel.run(round.Z, logliks, scores, table.at(round.step), term.plan.block_rows)
-                return
+        table = self._table(group, round.step)
+        if table is not None:
+            run = kernel.run if crew is None else crew.run
+            run(round.Z, sums, table.at(round.step), term.plan.block_rows)
+            return
         pieces: list[Piece] = []
         for i, lane in enumerate(group.lanes):
             if i + 1 < len(group.lanes):
@@ -247,9 +274,9 @@ class LaneEvaluator:
                 pieces.append(Piece(i, span))
                 size += (span.stop - span.start) * term.source.row_nbytes
                 if size >= CALL_BYTES:
-                    kernel.add(round.Z, logliks, scores, pieces, term.plan.block_rows)
+                    kernel.add(round.Z, sums, pieces, term.plan.block_rows)
                     pieces, size = [], 0
-        kernel.add(round.Z, logliks, scores, pieces, term.plan.block_rows)
+        kernel.add(round.Z, sums, pieces, term.plan.block_rows)
 
     def _spans(self, term: int, lane: int, step: int) -> Iterable[Span]:
         """The rows of a lane, in pieces that are large where nothing has to be picked of them."""
@@ -319,6 +346,18 @@ def _compile(term: LaneTerm) -> CompiledKernel:
             f"the likelihood of {', '.join(term.names)} cannot be evaluated on two rows ({error}); a batch may have "
             "any number of rows, so nothing but the Minibatch variables may have the length of a batch"
         ) from error
+
+
+@compiled
+def _weigh(sums: FloatArray, weights: FloatArray) -> bool:
+    """Multiply sums ``(n, S, m)`` by the weights ``(n,)`` of their lanes; whether all are finite."""
+    finite = True
+    for i in range(sums.shape[0]):
+        for s in range(sums.shape[1]):
+            for j in range(sums.shape[2]):
+                sums[i, s, j] *= weights[i]
+                finite &= sums[i, s, j] - sums[i, s, j] == 0.0
+    return finite
 
 
 def tune_allocator() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvi.data.stream import Stream
-from dvi.model.compile import CompiledKernel
+from dvi.model.compile import CompiledKernel, Pieces
 from dvi.types import Slab
 
 type _Numbers = NDArray[np.int64]
@@ -25,23 +25,22 @@ class Table(NamedTuple):
     ----------
     steps : range
         All there are, where they take the same rows: then one is there for all of them.
-    rows : array of int64, shape (P, 2 + arrays)
-        Pieces as :meth:`dvi.model.compile.CompiledKernel.run` takes them, those of one step after those of another.
-    ends : list of int
-        Pieces before each of the steps, and after the last.
+    rows : array of int64, shape (P, 1 + arrays)
+        As those of :class:`dvi.model.compile.Pieces`, those of one step after those of another.
+    ends : array of int64, shape (steps, lanes + 1)
+        Pieces before each lane of each step, and after its last.
     slabs : list of Slab
         What the addresses point into, which has to stay as long as they are used.
     """
 
     steps: range
     rows: _Numbers
-    ends: list[int]
+    ends: _Numbers
     slabs: list[Slab]
 
-    def at(self, step: int) -> _Numbers:
+    def at(self, step: int) -> Pieces:
         """The pieces of one of the steps."""
-        i = min(step - self.steps.start, len(self.ends) - 2)
-        return self.rows[self.ends[i] : self.ends[i + 1]]
+        return Pieces(self.rows, self.ends[min(step - self.steps.start, len(self.ends) - 1)])
 
 
 @dataclass(eq=False)
@@ -62,7 +61,7 @@ class Tables:
     _known: dict[tuple[int, ...], Table] = field(default_factory=dict)
 
     def of(self, lanes: tuple[int, ...], step: int) -> Table | None:
-        """A table that has a step of some lanes, whose positions own the pieces; None where rows are not kept."""
+        """A table that has a step of some lanes; None where rows are not kept."""
         known = self._known.get(lanes)
         if known is None or step not in known.steps:
             kept = [self.stream.kept(lane) for lane in lanes]
@@ -81,16 +80,17 @@ class Tables:
         else:
             steps, covered = range(1), range(sys.maxsize)
         parts, numbers = [], []
-        for owner, (lane, slabs) in enumerate(zip(lanes, kept, strict=True)):
+        for i, (lane, slabs) in enumerate(zip(lanes, kept, strict=True)):
             pieces = plan.pieces(steps, lane)
             for slab in slabs:
                 self.kernel.check(slab)
             places = np.array([slab.places for slab in slabs])  # (pools, arrays, 2)
             addresses = places[pieces.pool, :, 0] + pieces.start[:, None] * places[pieces.pool, :, 1]
             counts = pieces.stop - pieces.start
-            parts.append(np.column_stack([np.full_like(counts, owner), counts, addresses]))
-            numbers.append(pieces.step)
+            parts.append(np.column_stack([counts, addresses]))
+            numbers.append((pieces.step - steps.start) * len(lanes) + i)
         number = np.concatenate(numbers)
         order = np.argsort(number, kind="stable")
-        ends = np.searchsorted(number[order], np.arange(steps.start, steps.stop + 1)).tolist()
+        firsts = len(lanes) * np.arange(len(steps))[:, None] + np.arange(len(lanes) + 1)
+        ends = np.searchsorted(number[order], firsts)
         return Table(covered, np.concatenate(parts)[order], ends, [slab for slabs in kept for slab in slabs])

@@ -17,7 +17,7 @@ from dvi.data.stopwatch import Stopwatch
 from dvi.execution.lane import PRIOR, LaneEvaluator, Problem
 from dvi.execution.sharing import Sharing
 from dvi.execution.tree import Node, add_up, assign, height, subtrees
-from dvi.types import Evaluation, Report, Round, State, StepInfo, Times, Training, Work
+from dvi.types import Evaluation, FloatArray, Report, Round, State, StepInfo, Times, Training, Work
 
 
 class ThreadsExecutor:
@@ -37,6 +37,7 @@ class ThreadsExecutor:
         self._n_leaves = len(problem.leaves)
         self._threads = max(1, threads)
         self._evaluator = LaneEvaluator(problem, self._threads, cache_bytes)
+        self._crew = self._evaluator.crew(self._threads - 1)
         self._nodes = lru_cache(maxsize=8)(self._plan_nodes)
         self._sharing: dict[Any, Sharing] = defaultdict(Sharing)  # of the leaves, and of each function that is mapped
         self._limits = threadpool_limits(limits=1)  # OpenBLAS splits its sums by its thread count
@@ -75,17 +76,30 @@ class ThreadsExecutor:
 
     def partial(self, round: Round, leaves: range) -> dict[Node, Evaluation]:
         """The complete subtrees of some leaves."""
-        loglik, score = np.zeros((len(leaves), len(round.Z))), np.zeros((len(leaves), *round.Z.shape))
+        sums = self._evaluator.zeros(len(leaves), round)
 
         def run(part: range) -> list[int]:
             at = slice(part.start, part.stop)
-            return self._evaluator.add(leaves[at], round, loglik[at], score[at])
+            return self._evaluator.add(leaves[at], round, sums[at])
 
-        n_rows = self._spread(len(leaves), run, self._sharing[None])
+        if self._crew is not None and self._evaluator.at_hand(leaves, round.step):
+            n_rows = self._with_crew(leaves, round, sums, self._sharing[self._crew])
+        else:
+            n_rows = self._spread(len(leaves), run, self._sharing[None])
         return {
-            node: Evaluation(add_up(loglik[part]), add_up(score[part]), sum(n_rows[part]))
-            for node, part in self._nodes(leaves).items()
+            node: Evaluation.of(add_up(sums[part]), sum(n_rows[part])) for node, part in self._nodes(leaves).items()
         }
+
+    def _with_crew(self, leaves: range, round: Round, sums: FloatArray, sharing: Sharing) -> list[int]:
+        """Put the sums of leaves whose rows are at hand into zeros, with the crew or without, whichever is quicker."""
+        n = len(leaves)
+        alone = sharing.own(n, self._threads) == n
+        began = time.perf_counter()
+        n_rows = self._evaluator.add(leaves, round, sums, None if alone else self._crew)
+        elapsed = time.perf_counter() - began
+        sharing.saw(n, elapsed, None if alone else elapsed / n)
+        self._busy = 1 if alone else self._threads
+        return n_rows
 
     def _plan_nodes(self, leaves: range) -> dict[Node, slice]:
         """The positions of the leaves that make up each subtree of some leaves."""
@@ -130,6 +144,8 @@ class ThreadsExecutor:
     def close(self) -> None:
         """Stop the threads and give BLAS its own back."""
         self._evaluator.close()
+        if self._crew is not None:
+            self._crew.close()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._limits.restore_original_limits()

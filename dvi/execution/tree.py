@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from dvi.compiled import compiled
 from dvi.types import NO_TIME, Evaluation, FloatArray, Times
 
 type Node = tuple[int, int]  # level, index: covers leaves index * 2**level up to (index + 1) * 2**level
@@ -44,14 +45,25 @@ def add_up(terms: FloatArray) -> FloatArray:
 
     Examples
     --------
-    >>> add_up(np.array([1e16, 1.0, -1e16]))  # (1e16 + 1) - 1e16
-    np.float64(0.0)
+    >>> add_up(np.array([[1e16], [1.0], [-1e16]]))  # (1e16 + 1) - 1e16
+    array([0.])
     """
-    while (n := len(terms)) > 1:
-        pairs = terms[0 : n - 1 : 2] + terms[1:n:2]
-        terms = pairs if n % 2 == 0 else np.concatenate([pairs, terms[-1:]])
-    total: FloatArray = terms[0]
-    return total
+    total = terms.reshape(len(terms), -1).copy()
+    _add_up(total)
+    whole: FloatArray = total[0].reshape(terms.shape[1:])
+    return whole
+
+
+@compiled
+def _add_up(terms: FloatArray) -> None:
+    """Put the sum over the first axis ``(n, m)`` in the place of the first term."""
+    n, m = terms.shape
+    step = 1
+    while step < n:
+        for i in range(0, n - step, 2 * step):
+            for j in range(m):
+                terms[i, j] += terms[i + step, j]
+        step *= 2
 
 
 def subtrees(leaves: range, n_leaves: int) -> dict[Node, range]:
@@ -116,10 +128,7 @@ class Message:
     def unpack(self) -> dict[Node, Evaluation]:
         """Views of the array as evaluations."""
         packed = aligned(self.packed)
-        return {
-            node: Evaluation(packed[i, :, 0], packed[i, :, 1:], n)
-            for i, (node, n) in enumerate(zip(self.nodes, self.n_rows, strict=True))
-        }
+        return {node: Evaluation.of(sums, n) for node, n, sums in zip(self.nodes, self.n_rows, packed, strict=True)}
 
 
 def aligned(array: FloatArray) -> FloatArray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dvi.compiled import compiled
 from dvi.inference.settings import count, settle
 from dvi.types import FloatArray
 
@@ -74,8 +75,13 @@ class TailAverage:
 
 
 def _entered(theta: FloatArray, mean: FloatArray, n: FloatArray) -> State:
-    n = np.asarray(n + 1.0)
-    out = theta - mean
-    out /= n
-    out += mean
-    return out, n
+    count = float(n) + 1.0
+    return _towards(theta, mean, count), np.asarray(count)
+
+
+@compiled
+def _towards(theta: FloatArray, mean: FloatArray, count: float) -> FloatArray:
+    out = np.empty_like(theta)
+    for i in range(theta.size):
+        out[i] = (theta[i] - mean[i]) / count + mean[i]
+    return out

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dvi.compiled import compiled
 from dvi.errors import ArgumentError, ArgumentTypeError
 from dvi.inference.schedules import Live, Schedule
 from dvi.inference.settings import count, decay, positive, settle
@@ -285,16 +286,25 @@ class Adam:
     def update(
         self, step: int, theta: FloatArray, gradient: FloatArray, state: State, scale: float = 1.0
     ) -> tuple[FloatArray, State]:
-        out = gradient * gradient
-        squares = _blend(self.beta2, state[1], out, out)
-        mean = _blend(self.beta1, state[0], gradient, out)
-        np.sqrt(squares, out=out)
-        out += self.epsilon
-        np.divide(mean, out, out=out)
         unbias = math.sqrt(1.0 - self.beta2 ** (step + 1)) / (1.0 - self.beta1 ** (step + 1))
-        out *= _rate(self.learning_rate, step, scale) * unbias
-        np.subtract(theta, out, out=out)
+        rate = _rate(self.learning_rate, step, scale) * unbias
+        out, mean, squares = np.empty_like(theta), np.empty_like(theta), np.empty_like(theta)
+        _adam(theta, gradient, state[0], state[1], self.beta1, self.beta2, self.epsilon, rate, out, mean, squares)
         return out, (mean, squares)
+
+
+@compiled
+def _adam(
+    theta: FloatArray, gradient: FloatArray, mean: FloatArray, squares: FloatArray,
+    beta1: float, beta2: float, epsilon: float, rate: float,
+    theta_out: FloatArray, mean_out: FloatArray, squares_out: FloatArray,
+) -> None:  # fmt: skip
+    for i in range(theta.size):
+        g = gradient[i]
+        m = beta1 * mean[i] + (1.0 - beta1) * g
+        s = beta2 * squares[i] + (1.0 - beta2) * (g * g)
+        mean_out[i], squares_out[i] = m, s
+        theta_out[i] = theta[i] - rate * (m / (math.sqrt(s) + epsilon))
 
 
 @dataclass(frozen=True, slots=True)

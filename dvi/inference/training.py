@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dvi.compiled import all_finite
 from dvi.errors import NonFiniteError
 from dvi.inference.averaging import TailAverage
 from dvi.inference.curvature import empty_sums, with_pairs
@@ -17,7 +18,7 @@ from dvi.inference.norms import total_norm_constraint
 from dvi.inference.optimizers import learning_rate_of
 from dvi.inference.schedules import ObservingSchedule, observe, start_rate
 from dvi.randomness import keyed_generator
-from dvi.types import Family, FloatArray, Kernel, Objective, Optimizer, Round, State, StepInfo, Work, all_finite
+from dvi.types import Family, FloatArray, Kernel, Objective, Optimizer, Round, State, StepInfo, Work
 
 _NOISE_SIZE = 2**16  # normal numbers drawn at once
 _NOISE_STEPS = 64

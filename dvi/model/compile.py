@@ -19,6 +19,7 @@ from pytensor.graph.basic import Variable
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
 
 from dvi.model import kernel_cache
+from dvi.model.mailbox import Mail, mailbox
 from dvi.model.rewrites import FOR_FUSION
 from dvi.types import AnyArray, FloatArray, Slab, Span
 
@@ -59,10 +60,25 @@ class Program:
 
 
 class Piece(NamedTuple):
-    """Rows, and the number of the sum that they belong to."""
+    """Rows, and the number of the lane that they belong to."""
 
-    owner: int
+    lane: int
     span: Span
+
+
+class Pieces(NamedTuple):
+    """Pieces of rows as machine code takes them, which does not look whether they are right.
+
+    Parameters
+    ----------
+    rows : array of int64, shape (P, 1 + blocks)
+        Number of rows, and the address of the first of them in each array; those of a lane after those of another.
+    starts : array of int64, shape (n + 1,)
+        Pieces before each lane, and after the last.
+    """
+
+    rows: _Numbers
+    starts: _Numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,58 +92,66 @@ class CompiledKernel:
     constants : tuple of array
     empty : Slab
         No rows, in the form in which the function takes them.
+    ndim : int
+        Length of a draw, ``d``.
     """
 
     function: Any
     constants: tuple[AnyArray, ...]
     empty: Slab
+    ndim: int
 
     def __call__(self, Z: FloatArray, *blocks: AnyArray) -> tuple[FloatArray, FloatArray]:
-        values, gradients = np.zeros(len(Z)), np.zeros(Z.shape)
+        sums = np.zeros((1, len(Z), 1 + Z.shape[1]))
         if blocks:
             n_rows = len(blocks[0])
-            self.add(Z, values[None], gradients[None], [Piece(0, Span(Slab.of(blocks), 0, n_rows))], max(n_rows, 1))
+            self.add(Z, sums, [Piece(0, Span(Slab.of(blocks), 0, n_rows))], max(n_rows, 1))
         else:
-            self.function(Z, values, gradients, *self.constants)
-        return values, gradients
+            self.function(Z, sums[0], *self.constants)
+        return sums[0, :, 0], sums[0, :, 1:]
 
-    def add(self, Z: FloatArray, values: FloatArray, gradients: FloatArray, pieces: Sequence[Piece], size: int) -> None:
-        """Add value and gradient over pieces of rows to those of their owners, in order, ``size`` rows at a time.
+    def add(self, Z: FloatArray, sums: FloatArray, pieces: Sequence[Piece], size: int) -> None:
+        """Add value and gradient over pieces of rows to the sums of their lanes, ``size`` rows at a time.
 
         Parameters
         ----------
         Z : array, shape (S, d)
-        values : array, shape (n, S)
-        gradients : array, shape (n, S, d)
+        sums : array, shape (n, S, 1 + d)
         pieces : sequence of Piece
-            Whose owners are below n.
+            Whose lanes are below n, in ascending order.
         size : int
             At least 1.
         """
         if not pieces:
             return
-        table = []
-        for owner, (slab, start, stop) in pieces:
+        rows = []
+        for _, (slab, start, stop) in pieces:
             self.check(slab)
             if not 0 <= start <= stop <= slab.n_rows:
                 raise ValueError(f"rows {start} to {stop} of {slab.n_rows} are given to a kernel")
-            table.append([owner, stop - start, *[first + start * stride for first, stride in slab.places]])
-        self.run(Z, values, gradients, np.array(table), size)
+            rows.append([stop - start, *[first + start * stride for first, stride in slab.places]])
+        starts = np.searchsorted([piece.lane for piece in pieces], np.arange(len(sums) + 1))
+        self.run(Z, sums, Pieces(np.array(rows), starts), size)
 
     def check(self, slab: Slab) -> None:
         """Refuse rows of another form, as machine code does not look."""
         if slab.form != self.empty.form:
             raise ValueError(f"rows of {slab.form} are given to a kernel for {self.empty.form}")
 
-    def run(self, Z: FloatArray, values: FloatArray, gradients: FloatArray, table: _Numbers, size: int) -> None:
+    def run(self, Z: FloatArray, sums: FloatArray, pieces: Pieces, size: int, mail: Mail | None = None) -> None:
         """As :meth:`add`, for pieces in the form in which machine code takes them.
 
         Parameters
         ----------
-        table : array of int64, shape (P, 2 + blocks)
-            Owner, number of rows, and the address of the first row of each array. Nothing looks whether they are right.
+        mail : array of int64, optional
+            Where helpers wait, who share the lanes.
         """
-        self.function(Z, values, gradients, size, table, *self.empty.arrays, *self.constants)
+        own = mailbox() if mail is None else mail
+        self.function(Z, sums, size, *pieces, own, -1, *self.empty.arrays, *self.constants)
+
+    def help(self, mail: Mail, helper: int) -> None:
+        """Share the lanes of whoever runs this kernel with some mail, until there are none for about a millisecond."""
+        self.function(*_nothing(len(self.empty.arrays), self.ndim), mail, helper, *self.empty.arrays, *self.constants)
 
 
 _known: WeakKeyDictionary[Program, dict[tuple[Any, ...], CompiledKernel]] = WeakKeyDictionary()
@@ -179,16 +203,19 @@ def _build(program: Program, example: tuple[AnyArray, ...]) -> CompiledKernel:
         )
     constants = tuple(np.require(v, requirements=["C", "A", "W"]) for v in program.values)
     empty = Slab.of([np.zeros((0, *x.shape[1:]), x.dtype) for x in example]) if example else Slab((), (), (), 0)
-    return CompiledKernel(built.vm.jit_fn, constants, empty)
+    return CompiledKernel(built.vm.jit_fn, constants, empty, program.z.type.shape[0])
 
 
 def _arguments(program: Program, kernel: CompiledKernel) -> tuple[AnyArray, ...]:
-    Z = np.zeros((1, program.z.type.shape[0]))
     if not program.blocks:
-        return (Z, np.zeros(1), np.zeros_like(Z), *kernel.constants)
-    table = np.zeros((0, 2 + len(program.blocks)), np.int64)
-    rows: tuple[Any, ...] = (2, table, *kernel.empty.arrays)
-    return (Z, np.zeros((1, 1)), np.zeros((1, *Z.shape)), *rows, *kernel.constants)
+        return (np.zeros((1, kernel.ndim)), np.zeros((1, 1 + kernel.ndim)), *kernel.constants)
+    nothing = _nothing(len(program.blocks), kernel.ndim)
+    return (*nothing, mailbox(), -1, *kernel.empty.arrays, *kernel.constants)
+
+
+def _nothing(n_blocks: int, d: int) -> tuple[Any, ...]:
+    """Draws, sums, rows of a block and pieces: of no rows."""
+    return np.zeros((1, d)), np.zeros((1, 1, 1 + d)), 1, np.zeros((0, 1 + n_blocks), np.int64), np.zeros(2, np.int64)
 
 
 @dataclass(eq=False)

@@ -3,12 +3,13 @@
 A kernel that was just compiled is not the one that the next process loads: its inner functions are linked as they were
 compiled on their own, not as they were optimised inside the kernel, and sums come out in another order. So kernels are
 compiled in a process of their own, with an empty cache for inner functions, and every process that computes loads the
-result. This file, ``compile.py`` and ``operators.py`` alone touch internals of PyTensor's linkers and of
-numba.
+result. This file, ``compile.py``, ``mailbox.py`` and ``operators.py`` alone touch internals of PyTensor's linkers and
+of numba.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import signal
@@ -30,6 +31,8 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 from pytensor.link.numba.dispatch.basic import numba_njit
 from pytensor.link.numba.linker import NumbaLinker
+
+from dvi.model.mailbox import join, leave, post, posted, take, withdraw
 
 logger = logging.getLogger(__name__)
 
@@ -73,26 +76,48 @@ class _KernelLocator(_CacheLocator):
 CacheImpl._locator_classes.insert(0, _KernelLocator)  # type: ignore[arg-type]
 
 
-# What is called: over pieces of rows, each a row of a table that tells whose they are, how many, and where they lie;
-# over blocks of them that fit the cache; then over draws, so that a block is hot for all of them.
-_OVER_ROWS = """
-def kernel(Z, values, gradients, size, pieces, {forms}, {constants}):
-    for p in range(pieces.shape[0]):
-        owner, n_rows = pieces[p, 0], pieces[p, 1]
-        {arrays}
-        for start in range(0, n_rows, size):
-            {sliced}
-            for s in range(Z.shape[0]):
-                value, gradient = inner(Z[s], {rows}, {constants})
-                values[owner, s] += value.item()
-                gradients[owner, s] += gradient
+# What is called: over lanes, which threads share; over the pieces of rows of each, a row of a table that tells how many
+# rows there are and where they lie; over blocks of them that fit the cache; then over draws, so that a block is hot for
+# all of them. Whoever has the work calls it with -1 for the number of the helper.
+_OVER_LANES = """
+def kernel(Z, sums, size, pieces, starts, mail, helper, {forms}, {constants}):
+    job = 0
+    if helper < 0:
+        post(mail, Z, sums, size, pieces, starts)
+    while True:
+        if helper >= 0:
+            job = join(mail, helper, job)
+            if job == 0:
+                return
+            Z = carray(pointer(posted(mail, 0)), (posted(mail, 4), Z.shape[1]), Z.dtype)
+            sums = carray(pointer(posted(mail, 1)), (posted(mail, 7), posted(mail, 4), sums.shape[2]), sums.dtype)
+            pieces = carray(pointer(posted(mail, 2)), (posted(mail, 6), pieces.shape[1]), pieces.dtype)
+            starts = carray(pointer(posted(mail, 3)), posted(mail, 7) + 1, starts.dtype)
+            size = posted(mail, 5)
+        while True:
+            lane = take(mail)
+            if lane >= starts.shape[0] - 1:
+                break
+            for p in range(starts[lane], starts[lane + 1]):
+                n_rows = pieces[p, 0]
+                {arrays}
+                for start in range(0, n_rows, size):
+                    {sliced}
+                    for s in range(Z.shape[0]):
+                        value, gradient = inner(Z[s], {rows}, {constants})
+                        sums[lane, s, 0] += value.item()
+                        sums[lane, s, 1:] += gradient
+        if helper < 0:
+            withdraw(mail)
+            return
+        leave(mail, helper)
 """
 _OVER_DRAWS = """
-def kernel(Z, values, gradients, {constants}):
+def kernel(Z, sums, {constants}):
     for s in range(Z.shape[0]):
         value, gradient = inner(Z[s], {constants})
-        values[s] = value.item()
-        gradients[s] = gradient
+        sums[s, 0] = value.item()
+        sums[s, 1:] = gradient
 """
 
 
@@ -106,10 +131,10 @@ def _loop(ranks: Sequence[int], n_constants: int) -> str:
     if not ranks:
         return _OVER_DRAWS.format(constants=constants)
     n, shapes = len(ranks), ["".join(f"f{i}.shape[{a}], " for a in range(1, rank)) for i, rank in enumerate(ranks)]
-    return _OVER_ROWS.format(
+    return _OVER_LANES.format(
         forms=each("f{i}", n),
         arrays="; ".join(
-            f"x{i} = carray(pointer(pieces[p, {2 + i}]), (n_rows, {shape}), f{i}.dtype)"
+            f"x{i} = carray(pointer(pieces[p, {1 + i}]), (n_rows, {shape}), f{i}.dtype)"
             for i, shape in enumerate(shapes)
         ),
         sliced=each("r{i} = x{i}[start : start + size]", n, "; "),
@@ -129,12 +154,12 @@ def _pointer(typing_context: Any, number: Any) -> Any:
 
 
 class KernelLinker(NumbaLinker):  # type: ignore[misc]
-    """PyTensor's numba linker, whose outermost function goes through rows and draws.
+    """PyTensor's numba linker, whose outermost function goes through lanes, rows and draws.
 
-    From ``(z (d,), *blocks, *constants)`` to a value and a gradient it makes ``(Z (S, d), values (n, S), gradients
-    (n, S, d), size, pieces (P, 2 + blocks), *forms, *constants)``, which adds to values and gradients; without blocks,
-    ``(Z, values (S,), gradients (S, d), *constants)``, which sets them. It is compiled to release the GIL and kept in
-    the folder of kernels.
+    From ``(z (d,), *blocks, *constants)`` to a value and a gradient it makes ``(Z (S, d), sums (n, S, 1 + d), size,
+    pieces (P, 1 + blocks), starts (n + 1,), mail, helper, *forms, *constants)``, which adds values and gradients to the
+    sums; without blocks, ``(Z, sums (S, 1 + d), *constants)``, which sets them. It is compiled to release the GIL and
+    kept in the folder of kernels.
 
     Parameters
     ----------
@@ -150,11 +175,19 @@ class KernelLinker(NumbaLinker):  # type: ignore[misc]
         fn, key = fn_and_cache
         names = {"__name__": __name__, "inner": numba_njit(fn.py_func), "pointer": _pointer}
         names["carray"] = numba.carray  # type: ignore[attr-defined]
+        names |= {function.__name__: function for function in (post, posted, take, withdraw, join, leave)}
         exec(_loop(self.ranks, len(self.fgraph.inputs) - 1 - len(self.ranks)), names)
         loop = names["kernel"]
         if key is not None:
-            _kernel_keys[loop] = f"{key}-pieces{len(self.ranks)}"
+            _kernel_keys[loop] = f"{key}-lanes{len(self.ranks)}"
         return numba_njit(loop, final_function=True, nogil=True, cache=key is not None)
+
+
+def kept(loop: Callable[..., Any]) -> Any:
+    """A loop over arrays that is compiled when it is first called with arguments of some types, and kept."""
+    code = repr((loop.__qualname__, loop.__code__.co_code, loop.__code__.co_consts, loop.__code__.co_names))
+    _kernel_keys[loop] = f"loop-{loop.__name__}-{hashlib.sha256(code.encode()).hexdigest()[:16]}"
+    return numba.njit(cache=True, nogil=True, error_model="numpy")(loop)
 
 
 def signature(function: Any, arguments: tuple[Any, ...]) -> Any:

@@ -44,7 +44,8 @@ def test_an_empty_cache_gives_the_bits_of_a_full_one(tmp_path: Path) -> None:
         seen.append(done.stdout.strip())
         assert "could not be cached" not in done.stderr
     assert seen[0] == seen[1]
-    assert len(list((tmp_path / "dvi-kernels").glob("*.nbc"))) == 2
+    kernels = [path for path in (tmp_path / "dvi-kernels").glob("*.nbc") if "-loop-" not in path.name]
+    assert len(kernels) == 2
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +80,10 @@ def test_rows_that_are_not_there_or_of_another_form_never_reach_machine_code(par
     block = tuple(np.array(a) for a in term.batch.source.head(10))
     kernel = compile_kernel(term.program, tuple(a[:2] for a in block))
     Z = np.zeros((1, parts.layout.ndim))
-    values, gradients = np.zeros((1, 1)), np.zeros((1, *Z.shape))
+    sums = np.zeros((1, 1, 1 + parts.layout.ndim))
     for span in (Span(Slab.of(block), 0, 11), Span(Slab.of(block), -1, 5)):
         with pytest.raises(ValueError, match="of 10 are given"):
-            kernel.add(Z, values, gradients, [Piece(0, span)], 64)
+            kernel.add(Z, sums, [Piece(0, span)], 64)
     with pytest.raises(ValueError, match="given to a kernel for"):
         kernel(Z, *(a.astype(np.float32) for a in block))
     with pytest.raises(ValueError, match="none of one source"):
@@ -129,7 +130,7 @@ def test_threads_load_one_after_the_other_as_numba_does(parts: SplitModel) -> No
 
     kernel.function._cache = Spy()
     try:
-        assert kernel_cache.load(kernel.function, (Z, np.zeros(1), Z.copy(), *kernel.constants))
+        assert kernel_cache.load(kernel.function, (Z, np.zeros((1, 1 + kernel.ndim)), *kernel.constants))
     finally:
         kernel.function._cache = cache
     assert locked == [True]
