@@ -71,7 +71,7 @@ def _slot(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     return builder.gep(array.data, [arguments[1]])
 
 
-@_intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def _load(typing_context: Any, mail: Any, i: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load_atomic(_slot(context, builder, signature, arguments), "seq_cst", 8)
@@ -79,7 +79,7 @@ def _load(typing_context: Any, mail: Any, i: Any) -> Any:
     return types.int64(mail, types.int64), generate
 
 
-@_intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def _store(typing_context: Any, mail: Any, i: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         builder.store_atomic(arguments[2], _slot(context, builder, signature, arguments), "seq_cst", 8)
@@ -88,7 +88,7 @@ def _store(typing_context: Any, mail: Any, i: Any, value: Any) -> Any:
     return types.void(mail, types.int64, types.int64), generate
 
 
-@_intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def _add(typing_context: Any, mail: Any, i: Any, value: Any) -> Any:
     """Add to a number, and return what it was."""
 
@@ -98,7 +98,7 @@ def _add(typing_context: Any, mail: Any, i: Any, value: Any) -> Any:
     return types.int64(mail, types.int64, types.int64), generate
 
 
-@_intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def _pause(typing_context: Any) -> Any:
     """Tell the processor that this is a loop that waits."""
 
