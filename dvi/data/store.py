@@ -124,10 +124,15 @@ def create_group(where: Any, plan: IngestPlan, n_rows: int) -> None:
 
     Where there is none nothing is deleted: a prefix of an object store may hold other things.
     """
+    if exists := _is_group(where):
+        zarr.open_group(where, mode="r+", use_consolidated=False).attrs[COMPLETE] = False
+    zarr.create_group(
+        where, overwrite=exists, zarr_format=3, attributes={COMPLETE: False}
+    )  # at once, as xarray does not
     encoding = {name: {"compressors": _CODECS} for name in plan.coords.variables}
     plan.coords.assign_attrs({**plan.coords.attrs, COMPLETE: False}).to_zarr(
         where,
-        mode="w" if _is_group(where) else "a",
+        mode="a",
         zarr_format=3,
         consolidated=False,
         encoding=encoding,
