@@ -24,6 +24,9 @@ dpkg-source --extract kubernetes_1.20*.dsc source >/dev/null
 # What is vendored reads the runtime's maps as they were before Go 1.18, and crashes.
 rm -rf source/vendor/github.com/modern-go/reflect2
 cp -R /usr/share/gocode/src/github.com/modern-go/reflect2 source/vendor/github.com/modern-go/
+# The names in the singular that today's clients want came with 1.27.
+sed -i 's/^\t\tapiResource.Kind = resourceKind$/&\n\t\tapiResource.SingularName = strings.ToLower(resourceKind)/' \
+    source/staging/src/k8s.io/apiserver/pkg/endpoints/installer.go
 
 export GO111MODULE=off CGO_ENABLED=0 GOPATH="$root/go" GOCACHE="$root/gocache" HOME="$root"
 ln -sfn "$root/source" go/src/k8s.io/kubernetes
@@ -36,7 +39,6 @@ tagged=$(grep -rlE '^// ?\+k8s:openapi-gen=' --include='*.go' pkg staging/src/k8
     --input-dirs "$(echo "$tagged" | paste -sd,)" --output-package k8s.io/kubernetes/pkg/generated/openapi \
     --output-file-base zz_generated.openapi --report-filename "$root/violations"
 
-version=$vendor/component-base/version
-go build -ldflags "-s -w -X $version.gitVersion=v1.20.2 -X $version.gitMajor=1 -X $version.gitMinor=20" \
+go build -ldflags "-s -w" \
     -o "$root/bin/" k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager
 rm -rf "$root/gocache" "$root/go" "$root/source" "$root/lists" "$root/cache" "$root"/kubernetes_*
