@@ -8,6 +8,7 @@ INSTALLED := .venv/.installed
 DOCS_INSTALLED := .venv/.installed-docs
 BENCH_INSTALLED := .venv/.installed-bench
 ARGS ?=
+KUBERNETES ?= /tmp/dvi-kubernetes
 export PYTHON
 
 help: ## Show this list
@@ -64,8 +65,8 @@ test-image: ## Build the container image with buildah on a local base, and run i
 	sh tests/deploy/image.sh
 
 test-api-server: $(INSTALLED) ## Give the manifests to a real API server, which is built first: Debian 12, as root
-	sh tests/deploy/api_server.sh
-	$(BIN)/python -m pytest tests/deploy/test_api_server.py $(ARGS)
+	DVI_KUBERNETES=$(KUBERNETES) sh tests/deploy/api_server.sh
+	DVI_KUBERNETES=$(KUBERNETES) $(BIN)/python -m pytest tests/deploy/test_api_server.py $(ARGS)
 
 docs: $(DOCS_INSTALLED) ## Build the documentation, with what its pages compute: docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going docs docs/_build/html $(ARGS)

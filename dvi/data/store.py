@@ -126,9 +126,8 @@ def create_group(where: Any, plan: IngestPlan, n_rows: int) -> None:
     """
     if exists := _is_group(where):
         zarr.open_group(where, mode="r+", use_consolidated=False).attrs[COMPLETE] = False
-    zarr.create_group(
-        where, overwrite=exists, zarr_format=3, attributes={COMPLETE: False}
-    )  # at once, as xarray does not
+    unfinished: dict[str, Any] = {COMPLETE: False}  # said from the first write on, as xarray does not
+    zarr.create_group(where, overwrite=exists, zarr_format=3, attributes=unfinished)
     encoding = {name: {"compressors": _CODECS} for name in plan.coords.variables}
     plan.coords.assign_attrs({**plan.coords.attrs, COMPLETE: False}).to_zarr(
         where,

@@ -17,7 +17,7 @@ import pytest
 
 from tests.storage.npm import free_port, started
 
-PROGRAMS = Path(os.environ.get("DVI_KUBERNETES", "/tmp/dvi-kubernetes")) / "bin"
+PROGRAMS = Path(os.environ.get("DVI_KUBERNETES", "/nowhere")) / "bin"
 _TOKEN = "administrator"  # of a server that nobody else reaches, and that ends with the tests
 _READY_SECONDS = 60.0
 
@@ -63,7 +63,7 @@ def api_server(folder: Path) -> Iterator[ApiServer]:
     """Etcd, the API server and the controllers. The test is skipped where they have not been built."""
     for program in ("kube-apiserver", "kube-controller-manager"):
         if not (PROGRAMS / program).exists():
-            pytest.skip(f"there is no {program} in {PROGRAMS}; `make test-api-server` builds it")
+            pytest.skip(f"there is no {program}; `make test-api-server` builds it, and says where it is")
     if not shutil.which("etcd") or not shutil.which("kubectl"):
         pytest.skip("needs etcd and kubectl: apt-get install etcd-server kubernetes-client")
     key = folder / "accounts.key"

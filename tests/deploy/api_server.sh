@@ -2,7 +2,7 @@
 # Build kube-apiserver and kube-controller-manager for tests/deploy/test_api_server.py, from the last source of them that
 # Debian has whole: Kubernetes 1.20, in Debian 12. Needs root; takes some ten minutes once, on two cores.
 set -eu
-root=${DVI_KUBERNETES:-/tmp/dvi-kubernetes}
+root=${DVI_KUBERNETES:?a folder to build in}
 [ -x "$root/bin/kube-apiserver" ] && [ -x "$root/bin/kube-controller-manager" ] && exit 0
 mkdir -p "$root/bin" "$root/lists/partial" "$root/cache/archives/partial" "$root/go/src/k8s.io"
 
