@@ -1,6 +1,6 @@
 # Every target needs only git, make, and Python 3.12 to 3.14 or uv: .ci/venv makes .venv and installs into it.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format typecheck gate bench soak soak-retrain fuzz audit test-slurm test-image docs lock clean
+.PHONY: help demo test lint format typecheck gate bench soak soak-retrain fuzz audit test-slurm test-image test-api-server docs lock clean
 .DELETE_ON_ERROR:
 
 BIN := .venv/bin
@@ -8,10 +8,11 @@ INSTALLED := .venv/.installed
 DOCS_INSTALLED := .venv/.installed-docs
 BENCH_INSTALLED := .venv/.installed-bench
 ARGS ?=
+KUBERNETES ?= /tmp/dvi-kubernetes
 export PYTHON
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  ARGS=... is passed on by demo, test, bench and docs; PYTHON=/path/to/python names the interpreter of .venv."
 
@@ -62,6 +63,10 @@ test-slurm: $(INSTALLED) ## Run the tests on a Slurm of this machine's own: Debi
 
 test-image: ## Build the container image with buildah on a local base, and run its entry point
 	sh tests/deploy/image.sh
+
+test-api-server: $(INSTALLED) ## Give the manifests to a real API server, which is built first: Debian 12, as root
+	DVI_KUBERNETES=$(KUBERNETES) sh tests/deploy/api_server.sh
+	DVI_KUBERNETES=$(KUBERNETES) $(BIN)/python -m pytest tests/deploy/test_api_server.py $(ARGS)
 
 docs: $(DOCS_INSTALLED) ## Build the documentation, with what its pages compute: docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going docs docs/_build/html $(ARGS)

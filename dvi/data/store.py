@@ -124,10 +124,14 @@ def create_group(where: Any, plan: IngestPlan, n_rows: int) -> None:
 
     Where there is none nothing is deleted: a prefix of an object store may hold other things.
     """
+    if exists := _is_group(where):
+        zarr.open_group(where, mode="r+", use_consolidated=False).attrs[COMPLETE] = False
+    unfinished: dict[str, Any] = {COMPLETE: False}  # said from the first write on, as xarray does not
+    zarr.create_group(where, overwrite=exists, zarr_format=3, attributes=unfinished)
     encoding = {name: {"compressors": _CODECS} for name in plan.coords.variables}
     plan.coords.assign_attrs({**plan.coords.attrs, COMPLETE: False}).to_zarr(
         where,
-        mode="w" if _is_group(where) else "a",
+        mode="a",
         zarr_format=3,
         consolidated=False,
         encoding=encoding,

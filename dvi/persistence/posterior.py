@@ -72,7 +72,7 @@ def _write_beside(blocks: Iterator[xr.Dataset], target: Target, path: Path) -> P
 
 def _write(blocks: Iterator[xr.Dataset], where: Any) -> None:
     """Write the draws, and after them the attribute that makes them a whole."""
-    zarr.open_group(where, mode="a").attrs.put({COMPLETE: False})
+    zarr.open_group(where, mode="a", zarr_format=3, attributes={COMPLETE: False}).attrs.put({COMPLETE: False})
     first = next(blocks)
     first.to_zarr(
         where, group="posterior", mode="w", zarr_format=3, consolidated=False, write_empty_chunks=True,

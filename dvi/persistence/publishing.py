@@ -70,8 +70,9 @@ def _write_in_place(tree: xr.DataTree, attributes: dict[str, Any], target: Targe
     store = target.store
     try:
         group = zarr.open_group(store, mode="r+", use_consolidated=False)
-    except FileNotFoundError:
-        _write(tree, attributes, store)
+    except FileNotFoundError:  # xarray makes a root first, and says later what it is
+        zarr.create_group(store, zarr_format=3, attributes={str(k): v for k, v in tree.attrs.items()})
+        _write(tree, attributes, store, mode="a")
     else:
         arrays = {name: np.asarray(tree[name]) for name in ("approximation/theta", "history/loss")}
         add(target, Contents(arrays, attributes))

@@ -211,8 +211,9 @@ def create(
         Coordinates and small variables of each group.
     n_items : int
     """
-    root = zarr.open_group(place.where, mode="a", use_consolidated=False)
-    root.attrs.put({_RECORD: None, COMPLETE: False})
+    unfinished: dict[str, Any] = {_RECORD: None, COMPLETE: False}
+    root = zarr.open_group(place.where, mode="a", use_consolidated=False, attributes=unfinished)
+    root.attrs.put(unfinished)
     for name in [*root.group_keys(), *root.array_keys()]:
         del root[name]
     for name, dataset in groups.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +13,9 @@ from dvi.errors import ArgumentError, ClusterError, DviError
 if TYPE_CHECKING:
     from dvi.retraining.config import ClusterConfig
 
-_CONNECT_SECONDS, _WORKER_SECONDS = 60, 600
+logger = logging.getLogger(__name__)
+
+_CONNECT_SECONDS, _WORKER_SECONDS, _CLOSE_SECONDS = 60, 600, 60
 
 
 @contextmanager
@@ -46,6 +49,13 @@ def _cluster(config: ClusterConfig) -> Any:
         from distributed import LocalCluster
 
         return LocalCluster(n_workers=config.workers, threads_per_worker=1, dashboard_address=":0")
+    assert config.manifest is not None
+    return _kubernetes(config.manifest)
+
+
+@contextmanager
+def _kubernetes(manifest: str) -> Iterator[Any]:
+    """A cluster of the Dask operator, which is told to delete it at the end, and need not have done so."""
     try:
         from dask_kubernetes.operator import KubeCluster
     except ImportError as error:
@@ -53,7 +63,13 @@ def _cluster(config: ClusterConfig) -> Any:
             "cluster.kind = 'kubernetes' needs dask-kubernetes, which is not installed: pip install "
             "'dask-vi[kubernetes]'."
         ) from error
-    assert config.manifest is not None
-    if not Path(config.manifest).is_file():
-        raise ArgumentError(f"cluster.manifest = {config.manifest!r} is not a file: give the path of a DaskCluster.")
-    return KubeCluster(custom_cluster_spec=config.manifest, shutdown_on_close=True)
+    if not Path(manifest).is_file():
+        raise ArgumentError(f"cluster.manifest = {manifest!r} is not a file: give the path of a DaskCluster.")
+    cluster = KubeCluster(custom_cluster_spec=manifest, shutdown_on_close=True)
+    try:
+        yield cluster
+    finally:
+        try:
+            cluster.close(timeout=_CLOSE_SECONDS)
+        except Exception as error:  # of the same libraries; an idle cluster goes by itself
+            logger.warning("the cluster may not be gone yet: %s", error)

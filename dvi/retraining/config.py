@@ -17,10 +17,15 @@ from dvi.data.locations import checked_path
 from dvi.errors import ArgumentError, ArgumentTypeError, suggestion
 
 _CHECKED = ConfigDict(extra="forbid", strict=True)
+_SET_BY_RUN = {
+    "n", "method", "model", "random_seed", "start", "client", "threads", "callbacks", "progressbar", "checkpoint",
+    "checkpoint_every", "max_seconds",
+}  # fmt: skip
 _MOST_DENSITIES = 100_000_000  # held-out rows times draws: 800 MB
 
 type Positive = Annotated[int, Field(gt=0)]
 type Seconds = Annotated[float, Field(gt=0)]
+type Limit = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, slots=True, config=_CHECKED)
@@ -99,6 +104,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.steps is not None and self.max_seconds is not None:
             raise ValueError("max_seconds is the budget of a fit until converged: leave out steps, or max_seconds")
+        if taken := sorted(_SET_BY_RUN & self.settings.keys()):
+            raise ValueError(f"settings has {', '.join(taken)}, which a run sets itself, by other keys: leave it out")
         if self.carry_posterior and self.method == "nfvi":
             raise ValueError("carry_posterior needs a normal approximation: choose another method than 'nfvi'")
 
@@ -170,8 +177,8 @@ class JudgeConfig:
     rows: Positive = 10_000
     draws: Annotated[int, Field(ge=100)] = 500
     tolerance: Annotated[float, Field(ge=0)] = 2.0
-    max_khat: float | None = None
-    max_drift: Seconds | None = None
+    max_khat: Limit | None = None
+    max_drift: Limit | None = None
 
     def __post_init__(self) -> None:
         if self.rows * self.draws > _MOST_DENSITIES:

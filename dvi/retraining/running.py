@@ -93,7 +93,7 @@ def _phases(config: Config, runs: Runs, gauges: Metrics, interruption: Interrupt
         with computing(config.cluster) as where:
             gauges.client = where["client"]
             verdict = _judged(plan, snapshot, Means(config, runs, where, gauges, interruption))
-        runs.write(f"{plan.run}/verdict.json", verdict)
+            runs.write(f"{plan.run}/verdict.json", verdict)  # before the cluster goes, which may fail
     lease.renew()  # or fail: a process that took over promotes, not this one
     if verdict["promote"] and runs.promoted() == plan.base:  # and not another run, put there by hand meanwhile
         runs.promote(plan.run)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from dvi.data.ingest import ingest
 from dvi.data.schema import Batch
 from dvi.data.store import open_ingested, target_of
 from dvi.errors import StoreError
+from tests.stopping import ENDLESS, StoppingStore
 
 N = 600
 OPTIONS: dict[str, Any] = {"memory_bytes": 20_000, "chunk_bytes": 800, "progressbar": False}
@@ -208,3 +211,18 @@ def test_an_unfinished_group_in_a_store_that_cannot_rename_is_refused(monkeypatc
     with pytest.raises(StoreError, match="was not written to its end"):
         ingest(zarr.open_group(store), "never.zarr", progressbar=False)
     assert ingest(rows(), store, **OPTIONS).attrs["dvi_complete"] is True
+
+
+def test_an_ingest_that_is_stopped_at_any_write_to_a_store_that_cannot_rename_can_be_repeated() -> None:
+    expected = zarr.storage.MemoryStore()
+    ingest(rows(), expected, **OPTIONS)
+    for left in itertools.chain(range(10), itertools.count(10, step=20)):
+        store = StoppingStore()
+        store.left = left
+        with suppress(ConnectionError):
+            ingest(rows(), store, **OPTIONS)
+            break
+        store.left = ENDLESS
+        ingest(rows(), store, **OPTIONS)
+        assert np.array_equal(zarr.open_group(store)["x"][...], zarr.open_group(expected)["x"][...])
+    assert left > 10

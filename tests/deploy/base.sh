@@ -5,7 +5,7 @@ set -eu
 base=$1
 rootfs=$(mktemp -d)
 trap 'rm -rf "$rootfs"' EXIT
-debootstrap --variant=minbase --include=ca-certificates trixie "$rootfs" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >/dev/null
+debootstrap --variant=minbase --include=ca-certificates trixie "$rootfs" ${DEBIAN_MIRROR:-} >/dev/null
 cp /etc/ssl/certs/ca-certificates.crt "$rootfs/etc/ssl/certs/ca-certificates.crt"
 if [ -d /usr/local/share/ca-certificates ]; then
     cp -R /usr/local/share/ca-certificates/. "$rootfs/usr/local/share/ca-certificates/"

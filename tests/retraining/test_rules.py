@@ -33,6 +33,8 @@ EVIDENCE = Evidence(100, -1.4, -0.01, 0.01, 0.3, "ok", 1.0, {"mu": 1.0})
         ({"fit": {"steps": 5, "max_seconds": 5}}, "max_seconds is the budget of a fit until converged"),
         ({"fit": {"carry_posterior": True}}, "fit.carry_posterior needs data.window = 'new'"),
         ({"data": {"store": "x", "window": "sliding"}}, "rows belongs to window = 'sliding'"),
+        ({"fit": {"settings": {"random_seed": 1}}}, "settings has random_seed, which a run sets itself"),
+        ({"judge": {"max_khat": float("nan")}}, "judge.max_khat = nan is not allowed"),
         ({"cluster": {"kind": "address"}}, "address belongs to kind = 'address'"),
         ({"judge": {"rows": 10**6, "draws": 10**3}}, "rows times draws must be at most 100,000,000"),
         ({"runs": {}}, "runs.folder is missing"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from distributed import LocalCluster
 
 import dvi
 from dvi.errors import ClusterError, DataError, ModelError, StoreDamagedError
-from dvi.retraining import computing
+from dvi.retraining import computing, running
 from dvi.retraining.carrying import carry
+from dvi.retraining.config import ClusterConfig
 from dvi.retraining.runs import Runs
 from tests.retraining.models import CHUNK, config_of, deliver, delivery, mean, with_other_data
 from tests.storage.service import Service
@@ -180,3 +183,46 @@ def test_arrays_of_different_lengths_are_refused(tmp_path: Path) -> None:
     xr.Dataset({"x": ("a", np.zeros(5)), "y": ("b", np.zeros(6))}).to_zarr(tmp_path / "rows.zarr", consolidated=False)
     with pytest.raises(DataError, match=r"leading dimensions \['a', 'b'\]"):
         dvi.retrain(config_of(str(tmp_path)))
+
+
+def test_a_cluster_that_does_not_go_costs_no_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def endless(config: object) -> Iterator[dict[str, Any]]:
+        yield {"client": None, "threads": 1}
+        raise ClusterError("planted")
+
+    deliver(tmp_path / "rows.zarr", delivery(0))
+    config = config_of(str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "computing", endless)
+        with pytest.raises(ClusterError, match="planted"):
+            dvi.retrain(config)
+    monkeypatch.setattr(running, "_judged", None)
+    assert dvi.retrain(config).kind == "promoted"
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_cluster_of_the_operator_is_waited_for_no_longer_than_a_minute(
+    fails: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as inner:
+        given: list[object] = []
+
+        class Cluster:
+            def __new__(cls, **settings: object) -> Any:
+                given.append(settings)
+                monkeypatch.setattr(inner, "close", close)
+                return inner
+
+        def close(timeout: float | None = None) -> None:
+            given.append(timeout)
+            if fails:
+                raise TimeoutError("planted")
+
+        monkeypatch.setattr("dask_kubernetes.operator.KubeCluster", Cluster)
+        config = ClusterConfig(kind="kubernetes", manifest=__file__)
+        with computing.computing(config) as where:
+            assert where["client"].submit(sum, [1, 2]).result() == 3
+        monkeypatch.undo()
+    assert given == [{"custom_cluster_spec": __file__, "shutdown_on_close": True}, 60]
+    assert ("may not be gone yet: planted" in caplog.text) is fails
