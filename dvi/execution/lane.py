@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dvi.compiled import compiled
+from dvi.compiled import all_finite
 from dvi.data.picks import Picks
 from dvi.data.plan import Plan, default_block_rows, default_lanes, default_pool_chunks
 from dvi.data.resident import CACHE_BYTES, Block, Budget
@@ -23,6 +23,7 @@ from dvi.errors import ModelError, NonFiniteError
 from dvi.execution.crew import Crew
 from dvi.execution.nonfinite import explanation, first_bad
 from dvi.execution.tables import Table, Tables
+from dvi.execution.tree import add_up
 from dvi.model.compile import CompiledKernel, Piece, Program, compile_kernel
 from dvi.model.graph import DataTerm
 from dvi.model.layout import Layout
@@ -72,7 +73,6 @@ class _Group(NamedTuple):
     block: int
     lanes: tuple[int, ...]
     where: slice
-    weights: FloatArray  # (lanes,)
     n_rows: list[int]  # of a step of each lane
 
 
@@ -180,6 +180,9 @@ class LaneEvaluator:
             raise
         self._prior = None if problem.prior is None else compile_kernel(problem.prior)
         self._tables = [Tables(stream, kernel) for stream, kernel in zip(self._streams, self._kernels, strict=True)]
+        planned = [None if leaf.term == PRIOR else problem.terms[leaf.term].plan for leaf in self.leaves]
+        pairs = zip(planned, self.leaves, strict=True)
+        self._weights = np.array([1.0 if plan is None else plan.weight(leaf.lane) for plan, leaf in pairs])
         self._grouped = lru_cache(maxsize=64)(self._group)
 
     def _stream(self, source: Source, plan: Plan) -> Stream:
@@ -187,9 +190,9 @@ class LaneEvaluator:
 
     def evaluate(self, leaf: int, round: Round) -> Evaluation:
         """Weighted sums of log likelihood and score over the rows of one leaf at one step; 0 at draws of others."""
-        sums = self.zeros(1, round)
-        (n_rows,) = self.add(range(leaf, leaf + 1), round, sums)
-        return Evaluation.of(sums[0], n_rows)
+        sums, leaves = self.zeros(1, round), range(leaf, leaf + 1)
+        n_rows = self.add(leaves, round, sums)
+        return self.total(leaves, round, sums, n_rows)
 
     @staticmethod
     def zeros(n: int, round: Round) -> FloatArray:
@@ -197,7 +200,7 @@ class LaneEvaluator:
         return np.zeros((n, len(round.Z), 1 + round.Z.shape[1]))
 
     def add(self, leaves: range, round: Round, sums: FloatArray, crew: Crew | None = None) -> list[int]:
-        """Put the sums of ``n`` leaves into zeros ``(n, S, 1 + d)``; how many rows of each were read.
+        """Put sums over the rows of ``n`` leaves into zeros ``(n, S, 1 + d)``; how many rows of each were read.
 
         Parameters
         ----------
@@ -216,6 +219,21 @@ class LaneEvaluator:
             sums[group.where, part] = found
             n_rows[group.where] = read if group.block == 0 else [0] * len(read)
         return n_rows
+
+    def total(self, leaves: range, round: Round, sums: FloatArray, n_rows: list[int]) -> Evaluation:
+        """What :meth:`add` found of the leaves of a complete subtree, weighted and added up.
+
+        Raises
+        ------
+        NonFiniteError
+            If that is not finite, because some rows are not.
+        """
+        total = add_up(sums, self._weights[leaves.start : leaves.stop])
+        if not (all_finite(total) or self.problem.lenient):
+            for leaf, finite in zip(leaves, np.isfinite(sums).all(axis=(1, 2)), strict=True):
+                if not finite and self.leaves[leaf].term != PRIOR:
+                    raise NonFiniteError(self._explain(self.leaves[leaf].term, self.leaves[leaf].lane, round))
+        return Evaluation.of(total, sum(n_rows))
 
     def at_hand(self, leaves: range, step: int) -> bool:
         """Whether all rows that some leaves need at a step are in memory to stay."""
@@ -236,21 +254,17 @@ class LaneEvaluator:
         for (term, block), at in found.items():
             lanes = tuple(self.leaves[leaves[i]].lane for i in at)
             plan = None if term == PRIOR else self.problem.terms[term].plan
-            weights = np.array([1.0 if plan is None else plan.weight(lane) for lane in lanes])
             n_rows = [0 if plan is None else int(plan.lane_batch[lane]) for lane in lanes]
             where = slice(at[0], at[-1] + 1, self.problem.blocks)
-            groups.append(_Group(term, block, lanes, where, weights, n_rows))
+            groups.append(_Group(term, block, lanes, where, n_rows))
         return groups
 
     def _sums(self, group: _Group, round: Round, sums: FloatArray, crew: Crew | None = None) -> list[int]:
-        """Put weighted sums over the rows of each lane of a group into zeros, and return how many rows there were."""
+        """Put sums over the rows of each lane of a group into zeros, and return how many rows there were."""
         if group.term == PRIOR and self._prior is not None:
             sums[:, :, 0], sums[:, :, 1:] = self._prior(round.Z)
             return group.n_rows
         self._add_rows(group, round, sums, crew)
-        if not (_weigh(sums, group.weights) or self.problem.lenient):
-            finite = np.isfinite(sums).all(axis=(1, 2))
-            raise NonFiniteError(self._explain(group.term, group.lanes[int(finite.argmin())], round))
         return group.n_rows
 
     def _table(self, group: _Group, step: int) -> Table | None:
@@ -346,18 +360,6 @@ def _compile(term: LaneTerm) -> CompiledKernel:
             f"the likelihood of {', '.join(term.names)} cannot be evaluated on two rows ({error}); a batch may have "
             "any number of rows, so nothing but the Minibatch variables may have the length of a batch"
         ) from error
-
-
-@compiled
-def _weigh(sums: FloatArray, weights: FloatArray) -> bool:
-    """Multiply sums ``(n, S, m)`` by the weights ``(n,)`` of their lanes; whether all are finite."""
-    finite = True
-    for i in range(sums.shape[0]):
-        for s in range(sums.shape[1]):
-            for j in range(sums.shape[2]):
-                sums[i, s, j] *= weights[i]
-                finite &= sums[i, s, j] - sums[i, s, j] == 0.0
-    return finite
 
 
 def tune_allocator() -> None:

@@ -50,14 +50,11 @@ class Sharing:
 
     def own(self, n_items: int, threads: int) -> int:
         """How many items to do oneself: all, or as many as take as long as the others take for the rest."""
-        if threads < 2 or n_items < 2:
+        if threads < 2 or n_items < 2 or self.keep():
             return n_items
-        self.steps += 1
         if not self.together:
             self.given = -(-n_items // threads)
             return self.given
-        if not self.alone or (self.alone < self.together) != self._trying:
-            return n_items
 
         def seconds(own: int) -> float:
             return max(own * self.item, self.delay - (own - n_items) // (threads - 1) * self.item)
@@ -66,6 +63,13 @@ class Sharing:
         if not 0 < self.given < n_items or seconds(best) < _WORTH * seconds(self.given):
             self.given = best
         return self.given
+
+    def keep(self) -> bool:
+        """Whether to do all items of the next step oneself: that is quicker, or to be tried."""
+        self.steps += 1
+        if not (self.alone and self.together):
+            return bool(self.together)
+        return (self.alone < self.together) != self._trying
 
     @property
     def _trying(self) -> bool:

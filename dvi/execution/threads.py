@@ -16,7 +16,7 @@ from dvi.data.resident import CACHE_BYTES
 from dvi.data.stopwatch import Stopwatch
 from dvi.execution.lane import PRIOR, LaneEvaluator, Problem
 from dvi.execution.sharing import Sharing
-from dvi.execution.tree import Node, add_up, assign, height, subtrees
+from dvi.execution.tree import Node, assign, height, subtrees
 from dvi.types import Evaluation, FloatArray, Report, Round, State, StepInfo, Times, Training, Work
 
 
@@ -87,17 +87,17 @@ class ThreadsExecutor:
         else:
             n_rows = self._spread(len(leaves), run, self._sharing[None])
         return {
-            node: Evaluation.of(add_up(sums[part]), sum(n_rows[part])) for node, part in self._nodes(leaves).items()
+            node: self._evaluator.total(leaves[part], round, sums[part], n_rows[part])
+            for node, part in self._nodes(leaves).items()
         }
 
     def _with_crew(self, leaves: range, round: Round, sums: FloatArray, sharing: Sharing) -> list[int]:
         """Put the sums of leaves whose rows are at hand into zeros, with the crew or without, whichever is quicker."""
-        n = len(leaves)
-        alone = sharing.own(n, self._threads) == n
+        alone = len(leaves) < 2 or sharing.keep()
         began = time.perf_counter()
         n_rows = self._evaluator.add(leaves, round, sums, None if alone else self._crew)
         elapsed = time.perf_counter() - began
-        sharing.saw(n, elapsed, None if alone else elapsed / n)
+        sharing.saw(len(leaves), elapsed, None if alone else elapsed)
         self._busy = 1 if alone else self._threads
         return n_rows
 

@@ -40,30 +40,42 @@ def combine(nodes: Mapping[Node, Evaluation], n_leaves: int) -> dict[Node, Evalu
     return complete
 
 
-def add_up(terms: FloatArray) -> FloatArray:
-    """Sum over the first axis ``(n, ...)``, in the order of a complete subtree of so many leaves.
+def add_up(terms: FloatArray, weights: FloatArray) -> FloatArray:
+    """Weighted sum over the first axis ``(n, ...)``, in the order of a complete subtree of so many leaves.
+
+    Parameters
+    ----------
+    terms : array, shape (n, ...)
+    weights : array, shape (n,)
 
     Examples
     --------
-    >>> add_up(np.array([[1e16], [1.0], [-1e16]]))  # (1e16 + 1) - 1e16
+    >>> add_up(np.array([[1e16], [0.5], [-1e16]]), np.array([1.0, 2.0, 1.0]))  # (1e16 + 1) - 1e16
     array([0.])
     """
-    total = terms.reshape(len(terms), -1).copy()
-    _add_up(total)
-    whole: FloatArray = total[0].reshape(terms.shape[1:])
-    return whole
+    out = np.empty(terms.shape[1:])
+    _add_up(terms.reshape(len(terms), -1), weights, out.reshape(-1))
+    return out
 
 
 @compiled
-def _add_up(terms: FloatArray) -> None:
-    """Put the sum over the first axis ``(n, m)`` in the place of the first term."""
+def _add_up(terms: FloatArray, weights: FloatArray, out: FloatArray) -> None:
+    """Put weighted sums over the first axis ``(n, m)`` into ``(m,)``: some columns at a time."""
     n, m = terms.shape
-    step = 1
-    while step < n:
-        for i in range(0, n - step, 2 * step):
-            for j in range(m):
-                terms[i, j] += terms[i + step, j]
-        step *= 2
+    part = np.empty((n, min(m, 2048)))
+    for begin in range(0, m, 2048):
+        width = min(2048, m - begin)
+        for i in range(n):
+            for j in range(width):
+                part[i, j] = weights[i] * terms[i, begin + j]
+        step = 1
+        while step < n:
+            for i in range(0, n - step, 2 * step):
+                for j in range(width):
+                    part[i, j] += part[i + step, j]
+            step *= 2
+        for j in range(width):
+            out[begin + j] = part[0, j]
 
 
 def subtrees(leaves: range, n_leaves: int) -> dict[Node, range]:

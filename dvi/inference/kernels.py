@@ -106,7 +106,7 @@ def order_statistics(values: FloatArray, ranks: list[int]) -> FloatArray:
     first, last = math.floor(ranks[0] * share - margin), math.ceil(ranks[-1] * share + margin)
     low = sample[first] if first >= 0 else -np.inf
     high = sample[last] if last < sample.size else np.inf
-    below, among = np.count_nonzero(values < low), values[(values >= low) & (values <= high)]
+    below, among = int(np.count_nonzero(values < low)), values[(values >= low) & (values <= high)]
     if not below <= ranks[0] <= ranks[-1] < below + among.size:
         below, among = 0, values.copy()
     at = [rank - below for rank in ranks]

@@ -32,7 +32,7 @@ from numba.extending import intrinsic
 from pytensor.link.numba.dispatch.basic import numba_njit
 from pytensor.link.numba.linker import NumbaLinker
 
-from dvi.model.mailbox import join, leave, post, posted, take, withdraw
+from dvi.model.mailbox import join, leave, post, posted, read_ahead, take, withdraw
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,7 @@ def kernel(Z, sums, size, pieces, starts, mail, helper, {forms}, {constants}):
             withdraw(mail)
             return
         leave(mail, helper)
+        read_ahead(mail, helper, job, pieces, starts, ({widths},))
 """
 _OVER_DRAWS = """
 def kernel(Z, sums, {constants}):
@@ -130,6 +131,7 @@ def _loop(ranks: Sequence[int], n_constants: int) -> str:
     constants = each("c{i}", n_constants)
     if not ranks:
         return _OVER_DRAWS.format(constants=constants)
+    widths = ["".join(f" * f{i}.shape[{a}]" for a in range(1, rank)) for i, rank in enumerate(ranks)]
     n, shapes = len(ranks), ["".join(f"f{i}.shape[{a}], " for a in range(1, rank)) for i, rank in enumerate(ranks)]
     return _OVER_LANES.format(
         forms=each("f{i}", n),
@@ -139,6 +141,7 @@ def _loop(ranks: Sequence[int], n_constants: int) -> str:
         ),
         sliced=each("r{i} = x{i}[start : start + size]", n, "; "),
         rows=each("r{i}", n),
+        widths=", ".join(f"f{i}.itemsize{shape}" for i, shape in enumerate(widths)),
         constants=constants,
     )
 
@@ -175,11 +178,11 @@ class KernelLinker(NumbaLinker):  # type: ignore[misc]
         fn, key = fn_and_cache
         names = {"__name__": __name__, "inner": numba_njit(fn.py_func), "pointer": _pointer}
         names["carray"] = numba.carray  # type: ignore[attr-defined]
-        names |= {function.__name__: function for function in (post, posted, take, withdraw, join, leave)}
+        names |= {function.__name__: function for function in (post, posted, take, withdraw, join, leave, read_ahead)}
         exec(_loop(self.ranks, len(self.fgraph.inputs) - 1 - len(self.ranks)), names)
         loop = names["kernel"]
         if key is not None:
-            _kernel_keys[loop] = f"{key}-lanes{len(self.ranks)}"
+            _kernel_keys[loop] = f"{key}-ahead{len(self.ranks)}"
         return numba_njit(loop, final_function=True, nogil=True, cache=key is not None)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 type Mail = NDArray[np.int64]
 
 _LINE = 8  # integers in a line of the cache: what one thread writes and another reads has a line of its own
+_LINE_BYTES, _PAGE = 64, 4096
 _JOB, _NEXT, _POSTED, _STOP, _FAILED = range(0, 5 * _LINE, _LINE)
 _FIELDS = 5 * _LINE  # addresses of draws, sums, pieces and starts; draws, rows of a block, pieces and lanes
 _BUSY = 6 * _LINE  # of the first helper
@@ -96,6 +98,21 @@ def _add(typing_context: Any, mail: Any, i: Any, value: Any) -> Any:
         return builder.atomic_rmw("add", _slot(context, builder, signature, arguments), arguments[2], "seq_cst")
 
     return types.int64(mail, types.int64, types.int64), generate
+
+
+@_intrinsic
+def _prefetch(typing_context: Any, address: Any) -> Any:
+    """Have a line brought to the cache; an address at which nothing is does no harm."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number, pointer = ir.IntType(32), cgutils.voidptr_t
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
+        read_data = [number(0), number(2), number(1)]
+        builder.call(prefetch, [builder.inttoptr(arguments[0], pointer), *read_data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
 
 
 @_intrinsic
@@ -170,6 +187,27 @@ def join(mail: Any, helper: Any, done: Any) -> Any:
 def leave(mail: Any, helper: Any) -> None:
     """Say that a helper is at no lane any more."""
     _store(mail, _BUSY + helper * _LINE, 0)
+
+
+@register_jitable
+def read_ahead(mail: Any, helper: Any, job: Any, pieces: Any, starts: Any, widths: Any) -> None:
+    """Have the rows of the following pieces brought from memory to the cache, until there is other work.
+
+    Parameters
+    ----------
+    pieces, starts
+        As in :class:`dvi.model.compile.Pieces`. As many pieces follow as those of the job.
+    widths : tuple of int
+        Bytes of a row of each array.
+    """
+    helpers = (mail.shape[0] - _BUSY) // _LINE
+    last = starts[starts.shape[0] - 1]
+    for p in range(last + helper, min(2 * last - starts[0], pieces.shape[0]), helpers):
+        for i in range(len(widths)):
+            for offset in range(0, pieces[p, 0] * widths[i], _LINE_BYTES):
+                if offset % _PAGE == 0 and _load(mail, _JOB) not in (0, job):
+                    return
+                _prefetch(pieces[p, 1 + i] + offset)
 
 
 @register_jitable
