@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from distributed.protocol.serialize import to_serialize
 
 from dvi.data.resident import CACHE_BYTES
 from dvi.errors import DataError
+from dvi.execution.cluster.lines import Lines, Listener, listen
 from dvi.execution.lane import Problem, tune_allocator
 from dvi.execution.threads import ThreadsExecutor
 from dvi.execution.tree import Message, Node, aligned, assign, combine, height
@@ -54,6 +56,14 @@ class LaneHost:
         self._executor: ThreadsExecutor | None = None
         self._leaves = range(0)
         self._pieces: dict[tuple[int, int], Piece] = {}
+        self._lock = threading.Lock()  # a line has a thread of its own
+        self._listener: Listener | None = None
+
+    def line(self) -> str | None:
+        """Where servers on this machine can ask for evaluations, if they can."""
+        if self._listener is None:
+            self._listener = listen(self.evaluate, get_worker().local_directory)
+        return None if self._listener is None else self._listener.path
 
     def receive(self, term: int, chunk: int, piece: Piece) -> None:
         """Keep the rows of one chunk of arrays that only the client holds."""
@@ -68,6 +78,10 @@ class LaneHost:
         leaves : range
         Z : array, shape (S, d)
         """
+        with self._lock:
+            self._prepare(leaves, np.array(Z))
+
+    def _prepare(self, leaves: range, Z: FloatArray) -> None:
         limit = get_worker().memory_manager.memory_limit
         check_memory(self._problem, leaves, limit)
         if self._executor is None:
@@ -82,29 +96,33 @@ class LaneHost:
                 self._executor.evaluator.use(t, term.source.with_pieces(held))
         self._executor.evaluator.drop(set(self._leaves) - set(leaves))
         self._leaves = leaves
-        self._executor.check(Round(0, np.array(Z)), leaves)
+        self._executor.check(Round(0, Z), leaves)
 
     @_returning_errors
     def evaluate(self, step: int, Z: FloatArray) -> Message:
         """Complete subtrees of this host's lanes."""
         assert self._executor is not None
-        self._executor.spent(0.0)
-        started = time.perf_counter()
-        evaluations = self._executor.partial(Round(step, np.array(Z)), self._leaves)
-        return Message.pack(evaluations, self._executor.spent(time.perf_counter() - started))
+        with self._lock:
+            self._executor.spent(0.0)
+            started = time.perf_counter()
+            evaluations = self._executor.partial(Round(step, np.array(Z)), self._leaves)
+            return Message.pack(evaluations, self._executor.spent(time.perf_counter() - started))
 
     @_returning_errors
     def map(self, work: Work) -> list[Any]:
         """Results of the calls of some work, in order."""
         assert self._executor is not None
         shared = tuple(aligned(x) if isinstance(x, np.ndarray) else x for x in work.shared)
-        return self._executor.map(replace(work, shared=shared))
+        with self._lock:
+            return self._executor.map(replace(work, shared=shared))
 
     def ping(self) -> None:
         """Answer."""
 
     def close(self) -> None:
-        """Stop reading ahead."""
+        """Stop listening and reading ahead."""
+        if self._listener is not None:
+            self._listener.close()
         if self._executor is not None:
             self._executor.close()
 
@@ -160,6 +178,7 @@ class ParameterServer:
         self._timed = False
         self._answered = 0.0  # when the last evaluation was there
         self._early: _Early | None = None
+        self._lines = Lines()
 
     def use(self, training: bytes) -> None:
         """Go on with another training."""
@@ -179,6 +198,7 @@ class ParameterServer:
         while self._running:
             await asyncio.sleep(0.001)
         self._drop_early()
+        self._lines.close()
 
     async def run(self, state: State | None, step: int, hosts: dict[str, str], n_steps: int) -> Block:
         """Run up to ``n_steps`` steps from ``state``, or from the server's own state, which is at ``step``."""
@@ -273,7 +293,7 @@ class ParameterServer:
         patience = max(STEP_SECONDS, SLOWER * self._slowest)
 
         async def timed(address: str, call: tuple[str, tuple[Any, ...]]) -> Any:
-            answer = await _call(worker, address, hosts[address], *call, patience)
+            answer = await self._answer(worker, address, hosts[address], *call, patience)
             waited = time.monotonic() - max(started, self._answered)
             self._waited[address] = self._waited.get(address, 0.0) + max(0.0, waited)
             return answer
@@ -290,6 +310,24 @@ class ParameterServer:
         self._slowest = max(elapsed, self._slowest if self._timed else 0.0)
         self._timed = True
         return answers
+
+    async def _answer(
+        self, worker: Worker, address: str, key: str, method: str, arguments: tuple[Any, ...], seconds: float
+    ) -> Any:
+        """What a host returns, asked over a line where there is one."""
+        line = None
+        if method == "evaluate":
+            line = await self._lines.to(key, lambda: _call(worker, address, key, "line", (), seconds))
+        if line is None:
+            return await _call(worker, address, key, method, arguments, seconds)
+        try:
+            answer = await asyncio.wait_for(line.ask(*arguments), seconds)
+        except (OSError, TimeoutError) as error:
+            line.close()
+            raise _LostError(address) from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 def _aligned_state(state: State) -> State:
