@@ -26,6 +26,7 @@ class Crew:
         self._mail = mailbox.mailbox(n_helpers)
         self._awake = [False] * n_helpers
         self._calls = [threading.Event() for _ in range(n_helpers)]
+        self._held: Pieces | None = None  # which helpers may still look at
         self._closed = False
         self._threads = [
             threading.Thread(target=self._help, args=(i,), name=f"dvi-lane-{i}", daemon=True) for i in range(n_helpers)
@@ -43,6 +44,9 @@ class Crew:
         except BaseException:
             mailbox.call_off(self._mail)
             raise
+        if self._held is None or pieces.rows is not self._held.rows:
+            mailbox.await_readers(self._mail)
+            self._held = pieces
         if mailbox.failed(self._mail):
             sums[:] = 0.0
             self._kernel.run(Z, sums, pieces, size)  # raises the same here

@@ -32,7 +32,7 @@ from numba.extending import intrinsic
 from pytensor.link.numba.dispatch.basic import numba_njit
 from pytensor.link.numba.linker import NumbaLinker
 
-from dvi.model.mailbox import join, leave, post, posted, read_ahead, take, withdraw
+from dvi.model.mailbox import join, post, posted, read_ahead, take, withdraw
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,6 @@ def kernel(Z, sums, size, pieces, starts, mail, helper, {forms}, {constants}):
         if helper < 0:
             withdraw(mail)
             return
-        leave(mail, helper)
         read_ahead(mail, helper, job, pieces, starts, ({widths},))
 """
 _OVER_DRAWS = """
@@ -178,11 +177,11 @@ class KernelLinker(NumbaLinker):  # type: ignore[misc]
         fn, key = fn_and_cache
         names = {"__name__": __name__, "inner": numba_njit(fn.py_func), "pointer": _pointer}
         names["carray"] = numba.carray  # type: ignore[attr-defined]
-        names |= {function.__name__: function for function in (post, posted, take, withdraw, join, leave, read_ahead)}
+        names |= {function.__name__: function for function in (post, posted, take, withdraw, join, read_ahead)}
         exec(_loop(self.ranks, len(self.fgraph.inputs) - 1 - len(self.ranks)), names)
         loop = names["kernel"]
         if key is not None:
-            _kernel_keys[loop] = f"{key}-ahead{len(self.ranks)}"
+            _kernel_keys[loop] = f"{key}-crew{len(self.ranks)}"
         return numba_njit(loop, final_function=True, nogil=True, cache=key is not None)
 
 

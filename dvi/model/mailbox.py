@@ -30,7 +30,8 @@ _LINE = 8  # integers in a line of the cache: what one thread writes and another
 _LINE_BYTES, _PAGE = 64, 4096
 _JOB, _NEXT, _POSTED, _STOP, _FAILED = range(0, 5 * _LINE, _LINE)
 _FIELDS = 5 * _LINE  # addresses of draws, sums, pieces and starts; draws, rows of a block, pieces and lanes
-_BUSY = 6 * _LINE  # of the first helper
+_BUSY = 6 * _LINE  # whether the first helper is at a lane
+_READING = 1  # beside that, the job of which it looks at the pieces that follow
 _SPINS = 256  # looks, before the processor is offered to others
 _OFFERS = 100  # before a helper returns: about a millisecond
 
@@ -65,6 +66,13 @@ def call_off(mail: Mail) -> None:
     """Withdraw work that ended in an error."""
     mail[_JOB] = 0
     while mail[_BUSY::_LINE].any():
+        time.sleep(0.0)
+
+
+def await_readers(mail: Mail) -> None:
+    """Wait until no helper looks at the pieces of a step before the last."""
+    last = mail[_POSTED]
+    while not np.isin(mail[_BUSY + _READING :: _LINE], [0, last]).all():
         time.sleep(0.0)
 
 
@@ -191,7 +199,7 @@ def leave(mail: Any, helper: Any) -> None:
 
 @register_jitable
 def read_ahead(mail: Any, helper: Any, job: Any, pieces: Any, starts: Any, widths: Any) -> None:
-    """Have the rows of the following pieces brought from memory to the cache, until there is other work.
+    """Leave, and have the rows of the following pieces brought from memory to the cache, until there is other work.
 
     Parameters
     ----------
@@ -200,6 +208,14 @@ def read_ahead(mail: Any, helper: Any, job: Any, pieces: Any, starts: Any, width
     widths : tuple of int
         Bytes of a row of each array.
     """
+    _store(mail, _BUSY + helper * _LINE + _READING, job)
+    leave(mail, helper)
+    _prefetch_following(mail, helper, job, pieces, starts, widths)
+    _store(mail, _BUSY + helper * _LINE + _READING, 0)
+
+
+@register_jitable
+def _prefetch_following(mail: Any, helper: Any, job: Any, pieces: Any, starts: Any, widths: Any) -> None:
     helpers = (mail.shape[0] - _BUSY) // _LINE
     last = starts[starts.shape[0] - 1]
     for p in range(last + helper, min(2 * last - starts[0], pieces.shape[0]), helpers):

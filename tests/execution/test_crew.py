@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -177,3 +178,36 @@ def test_threads_use_a_crew_where_rows_are_at_hand() -> None:
     assert used
     for executor in executors:
         executor.close()
+
+
+def test_pieces_that_a_helper_still_looks_at_are_kept(
+    kernel: CompiledKernel, block: tuple[np.ndarray, ...], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads ahead in the table of its last step, which may have been replaced meanwhile."""
+    tables = [table(block) for _ in range(3)]
+    Z, seen, held = np.ones((1, kernel.ndim)), [], weakref.ref(tables[0].rows)
+    monkeypatch.setattr(mailbox, "await_readers", lambda mail: seen.append(held() is not None))
+    for pieces in (tables[0], tables[0], tables[1]):
+        crew.run(Z, sums(kernel, 1), pieces, 64)
+    del pieces, tables[0]
+    assert seen == [True, True]
+    assert held() is None
+    monkeypatch.undo()
+    crew._mail[mailbox._BUSY + mailbox._READING] = 1  # a helper that was held up in the first step
+    timer = threading.Timer(0.05, crew._mail.__setitem__, [mailbox._BUSY + mailbox._READING, 0])
+    timer.start()
+    mailbox.await_readers(crew._mail)
+    assert timer.finished.is_set()
+
+
+def test_helpers_read_ahead_within_the_table(kernel: CompiledKernel, block: tuple[np.ndarray, ...]) -> None:
+    """At most as many pieces as the step had, and none beyond the last."""
+    pieces, Z = table(block), np.ones((1, kernel.ndim))
+    mail, half = mailbox.mailbox(1), pieces.starts[: LANES // 2 + 1]
+    for starts in (half, pieces.starts):
+        found = np.zeros((len(starts) - 1, 1, 1 + kernel.ndim))
+        post(mail, Z, found, Pieces(pieces.rows, starts), 64)
+        kernel.help(mail, 0)
+        assert found.any()
+        assert not mail[mailbox._BUSY :].any()
+        mailbox.call_off(mail)
