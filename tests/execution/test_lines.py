@@ -193,6 +193,33 @@ def test_an_answer_that_is_not_waited_for_any_more_is_no_other_requests(tmp_path
     listener.close()
 
 
+def test_a_request_that_is_given_up_half_sent_ends_the_line_and_the_next_opens_another(tmp_path: Path) -> None:
+    host = Host()
+    listener = Listener(host.evaluate, str(tmp_path))
+
+    async def asked() -> Answer:
+        lines = Lines()
+        line = await lines.to("host", lambda: path_of(listener))
+        assert line is not None
+        first = asyncio.ensure_future(line.ask(4, np.zeros((1, 2))))  # keeps the host from reading on
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(line.ask(5, np.zeros((1, 2_000_000))), 0.05)
+        assert line.closed
+        host.go.set()
+        with pytest.raises(ConnectionError):
+            await first
+        again = await lines.to("host", lambda: path_of(listener))
+        assert again is not None
+        assert again is not line
+        answer = await again.ask(6, np.zeros((1, 2)))
+        lines.close()
+        return answer
+
+    assert isinstance(asyncio.run(asked()), Message)
+    listener.close()
+
+
 def test_threads_end_with_their_servers(tmp_path: Path) -> None:
     host, before = Host(), threading.active_count()
     listener = Listener(host.evaluate, str(tmp_path))

@@ -143,14 +143,14 @@ class Line:
         self._connection, self._loop = connection, asyncio.get_running_loop()
         self._sending = asyncio.Lock()
         self._waiting: deque[asyncio.Future[Answer]] = deque()
-        self._closed = False
+        self.closed = False
         self._reading = asyncio.ensure_future(self._read())
 
     async def ask(self, step: int, Z: FloatArray) -> Answer:
         """What the host makes of draws ``(S, d)``."""
         answer: asyncio.Future[Answer] = self._loop.create_future()
         async with self._sending:
-            if self._closed:
+            if self.closed:
                 raise ConnectionError
             self._waiting.append(answer)
             try:
@@ -176,7 +176,11 @@ class Line:
                 if not waiting.done():  # as one that is not waited for any more
                     waiting.set_result(record)
         except (OSError, EOFError):
+            pass
+        finally:
             self.close()
+            async with self._sending:  # not before the loop has forgotten its number, which the next socket may have
+                self._connection.close()
 
     async def _received[T: bytearray | FloatArray](self, into: T) -> T:
         left = _bytes_of(into)
@@ -189,11 +193,11 @@ class Line:
 
     def close(self) -> None:
         """Ask no more."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
-        self._reading.cancel()
-        self._connection.close()
+        self.closed = True
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)  # which ends what is being read and sent
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_exception(ConnectionError())
@@ -206,7 +210,7 @@ class Lines:
         self._known: dict[str, asyncio.Task[Line | None]] = {}
 
     async def to(self, host: str, where: Callable[[], Awaitable[str | None]]) -> Line | None:
-        """The line to a host; None where there is none.
+        """The line to a host, a new one where it was closed; None where there is none.
 
         Parameters
         ----------
@@ -214,17 +218,27 @@ class Lines:
         where : callable
             Asks the host where it listens.
         """
-        if host not in self._known:
-            self._known[host] = asyncio.ensure_future(_opened(where))
-        return await asyncio.shield(self._known[host])
+        opening = self._known.get(host)
+        if opening is None or _is_over(opening):
+            opening = self._known[host] = asyncio.ensure_future(_opened(where))
+        return await asyncio.shield(opening)
 
     def close(self) -> None:
         """Close them all."""
         for opening in self._known.values():
-            line = opening.result() if opening.done() and not opening.cancelled() and not opening.exception() else None
-            if line is not None:
+            if opening.done() and not _is_over(opening) and (line := opening.result()) is not None:
                 line.close()
         self._known.clear()
+
+
+def _is_over(opening: asyncio.Task[Line | None]) -> bool:
+    """Whether opening a line has failed, or it is closed."""
+    if not opening.done():
+        return False
+    if opening.cancelled() or opening.exception() is not None:
+        return True
+    line = opening.result()
+    return line is not None and line.closed
 
 
 async def _opened(where: Callable[[], Awaitable[str | None]]) -> Line | None:
