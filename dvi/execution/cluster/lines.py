@@ -157,6 +157,7 @@ class Line:
                 await self._loop.sock_sendall(self._connection, _REQUEST.pack(step, *Z.shape))
                 await self._loop.sock_sendall(self._connection, _bytes_of(np.ascontiguousarray(Z)))
             except BaseException:  # a part of a request is none
+                answer.cancel()
                 self.close()
                 raise
         return await answer
