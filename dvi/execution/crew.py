@@ -39,14 +39,15 @@ class Crew:
         for awake, call in zip(self._awake, self._calls, strict=True):
             if not awake:
                 call.set()
+        before, self._held = self._held, pieces
         try:
             self._kernel.run(Z, sums, pieces, size, self._mail)
         except BaseException:
             mailbox.call_off(self._mail)
             raise
-        if self._held is None or pieces.rows is not self._held.rows:
-            mailbox.await_readers(self._mail)
-            self._held = pieces
+        finally:
+            if before is not None and before.rows is not pieces.rows:
+                mailbox.await_readers(self._mail)
         if mailbox.failed(self._mail):
             sums[:] = 0.0
             self._kernel.run(Z, sums, pieces, size)  # raises the same here

@@ -180,9 +180,8 @@ class LaneEvaluator:
             raise
         self._prior = None if problem.prior is None else compile_kernel(problem.prior)
         self._tables = [Tables(stream, kernel) for stream, kernel in zip(self._streams, self._kernels, strict=True)]
-        planned = [None if leaf.term == PRIOR else problem.terms[leaf.term].plan for leaf in self.leaves]
-        pairs = zip(planned, self.leaves, strict=True)
-        self._weights = np.array([1.0 if plan is None else plan.weight(leaf.lane) for plan, leaf in pairs])
+        weights = [1.0 if term == PRIOR else problem.terms[term].plan.weight(lane) for term, lane, _ in self.leaves]
+        self._weights = np.array(weights)
         self._grouped = lru_cache(maxsize=64)(self._group)
 
     def _stream(self, source: Source, plan: Plan) -> Stream:
@@ -241,9 +240,9 @@ class LaneEvaluator:
         return all(self._table(group, step) is not None for group in groups)
 
     def crew(self, n_helpers: int) -> Crew | None:
-        """Threads that share the lanes of the only kernel; None where there are several, or none."""
+        """Threads that share the lanes of the only kernel; None where there are several, or nothing to share."""
         alone = len(self._kernels) == 1 and self._prior is None and self.problem.blocks == 1
-        return Crew(self._kernels[0], n_helpers) if alone and n_helpers > 0 else None
+        return Crew(self._kernels[0], n_helpers) if alone and n_helpers > 0 and len(self.leaves) > 1 else None
 
     def _group(self, leaves: range) -> list[_Group]:
         """Some leaves by term and block of draws."""

@@ -101,9 +101,12 @@ def post(mail: np.ndarray, Z: np.ndarray, into: np.ndarray, pieces: Pieces, size
 
 
 def test_helpers_sleep_and_are_woken(kernel: CompiledKernel, block: tuple[np.ndarray, ...], crew: Crew) -> None:
-    Z, pieces = np.ones((1, kernel.ndim)), table(block)
+    Z, pieces, expected = np.ones((1, kernel.ndim)), table(block), sums(kernel, 1)
+    kernel.run(Z, expected, pieces, 64)
     for _ in range(3):
-        crew.run(Z, sums(kernel, 1), pieces, 64)
+        shared = sums(kernel, 1)
+        crew.run(Z, shared, pieces, 64)
+        assert shared.tobytes() == expected.tobytes()
         while any(call.is_set() for call in crew._calls) or any(crew._awake):  # until there is no work for all of them
             time.sleep(0.001)
 
@@ -190,7 +193,7 @@ def test_pieces_that_a_helper_still_looks_at_are_kept(
     for pieces in (tables[0], tables[0], tables[1]):
         crew.run(Z, sums(kernel, 1), pieces, 64)
     del pieces, tables[0]
-    assert seen == [True, True]
+    assert seen == [True]
     assert held() is None
     monkeypatch.undo()
     crew._mail[mailbox._BUSY + mailbox._READING] = 1  # a helper that was held up in the first step

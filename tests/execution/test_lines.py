@@ -55,6 +55,12 @@ def ask(listener: Listener, requests: list[tuple[int, FloatArray]]) -> list[Answ
     return asyncio.run(asked())
 
 
+async def connected(lines: Lines, listener: Listener) -> Line:
+    line = await lines.to("host", lambda: path_of(listener))
+    assert line is not None
+    return line
+
+
 async def path_of(listener: Listener | None) -> str | None:
     return None if listener is None else listener.path
 
@@ -178,8 +184,7 @@ def test_an_answer_that_is_not_waited_for_any_more_is_no_other_requests(tmp_path
 
     async def asked() -> Answer:
         lines = Lines()
-        line = await lines.to("host", lambda: path_of(listener))
-        assert line is not None
+        line = await connected(lines, listener)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(line.ask(4, np.zeros((1, 2))), 0.01)
         host.go.set()
@@ -199,8 +204,7 @@ def test_a_request_that_is_given_up_half_sent_ends_the_line_and_the_next_opens_a
 
     async def asked() -> Answer:
         lines = Lines()
-        line = await lines.to("host", lambda: path_of(listener))
-        assert line is not None
+        line = await connected(lines, listener)
         first = asyncio.ensure_future(line.ask(4, np.zeros((1, 2))))  # keeps the host from reading on
         await asyncio.sleep(0)
         with pytest.raises(TimeoutError):
@@ -209,8 +213,7 @@ def test_a_request_that_is_given_up_half_sent_ends_the_line_and_the_next_opens_a
         host.go.set()
         with pytest.raises(ConnectionError):
             await first
-        again = await lines.to("host", lambda: path_of(listener))
-        assert again is not None
+        again = await connected(lines, listener)
         assert again is not line
         answer = await again.ask(6, np.zeros((1, 2)))
         lines.close()

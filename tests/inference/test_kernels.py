@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import pdist
 
-from dvi.inference.kernels import centred, median_bandwidth
+from dvi.inference.kernels import centred, median_bandwidth, order_statistics
 
 
 def by_definition(X):
@@ -80,3 +80,22 @@ def test_centred_particles_have_median_zero_and_coinciding_ones_are_zero():
     Z = np.random.default_rng(0).normal(size=(11, 3)) + 1e8
     assert_array_equal(np.median(centred(Z), axis=0), np.zeros(3))
     assert_array_equal(centred(np.full((6, 2), 0.1)), np.zeros((6, 2)))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.random.default_rng(0).normal(size=50_000),
+        np.random.default_rng(1).integers(0, 3, size=50_000).astype(float),  # the sample's neighbours are equal
+        np.arange(50_000.0)[::-1].copy(),
+        np.where(np.arange(50_000) % (50_000 // 4096) == 0, 1.0, np.linspace(2.0, 3.0, 50_000)),  # the sample misleads
+        np.append(np.full(49_999, np.inf), -np.inf),
+        np.array([2.0, 1.0]),
+    ],
+)
+def test_order_statistics_are_those_of_a_sorted_array(values: np.ndarray) -> None:
+    before, expected = values.copy(), np.sort(values)
+    for rank in {0, 1, len(values) // 3, len(values) // 2 - 1, len(values) - 2, len(values) - 1}:
+        ranks = sorted({max(0, rank - 1), rank})
+        np.testing.assert_array_equal(order_statistics(values, ranks), expected[ranks])
+    np.testing.assert_array_equal(values, before)
