@@ -9,6 +9,7 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 import pytest
+from pytensor.compile.mode import get_mode
 from pytensor.graph.basic import Constant
 from pytensor.graph.traversal import ancestors, graph_inputs
 from pytensor.tensor.math import Dot
@@ -18,6 +19,7 @@ from dvi.model.products import MatVec
 from dvi.model.rewrites import FOR_FUSION
 
 REWRITTEN = INTERPRETED.register((FOR_FUSION, 48.5))
+MACHINE = get_mode("NUMBA").register((FOR_FUSION, 48.5))
 A, x, r = pt.matrix("A"), pt.vector("x"), pt.vector("r")
 ROWS = np.random.default_rng(0).normal(size=(7, 3))
 U, V = np.array([1.0, -2.0, 0.5]), np.arange(7.0)
@@ -75,17 +77,19 @@ def test_loops_before_and_behind_a_product_are_fused() -> None:
     np.testing.assert_allclose(function(ROWS, U, V, 2.0), ROWS.T @ (V - ROWS @ U) / 4, rtol=1e-13)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "int16"])
-@pytest.mark.parametrize("columns", [1, 3])
-def test_machine_code_of_both_products_is_right(dtype: str, columns: int) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "n_rows", "columns"),
+    [("float64", 3, 1), ("float64", 4, 8), ("float64", 14, 17), ("float32", 9, 3), ("int16", 9, 3)],
+)
+def test_machine_code_of_both_products_is_right(dtype: str, n_rows: int, columns: int) -> None:
     z = pt.vector("z", shape=(2 * columns,), dtype="float64")
     rows, y = pt.matrix("rows", shape=(None, columns), dtype=dtype), pt.vector("y", dtype=dtype)
     value = -pt.sqr(y - rows @ z[:columns]).sum()
     program = Program(z, (rows, y), (), (), (value, pt.grad(value, z)))
     rng = np.random.default_rng(1)
-    X, Y = ((10 * rng.normal(size=s)).astype(dtype) for s in ((9, columns), (9,)))
+    X, Y = ((10 * rng.normal(size=s)).astype(dtype) for s in ((n_rows, columns), (n_rows,)))
     Z = rng.normal(size=(2, 2 * columns))
-    values, gradients = compile_kernel(program, (X[:2], Y[:2]))(Z, X, Y)
+    values, gradients = compile_kernel(program, (np.zeros((2, columns), dtype), np.zeros(2, dtype)))(Z, X, Y)
     left = Y - Z[:, :columns] @ X.T
     np.testing.assert_allclose(values, -(left**2).sum(axis=1), rtol=1e-12)
     np.testing.assert_allclose(gradients[:, :columns], 2 * left @ X, rtol=1e-12)
@@ -95,3 +99,11 @@ def test_machine_code_of_both_products_is_right(dtype: str, columns: int) -> Non
 def test_a_vector_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="mismatch"):
         compiled(A @ x, A, x)(ROWS, np.ones(4))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_machine_code_refuses_a_vector_of_another_length(transposed: bool) -> None:
+    function = pytensor.function([A, x], A.T @ x if transposed else A @ x, mode=MACHINE)
+    assert MatVec in ops(function)
+    with pytest.raises(ValueError, match="mismatch"):
+        function(ROWS, np.ones(4))
