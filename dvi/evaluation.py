@@ -138,7 +138,7 @@ def whole_problem(parts: SplitModel) -> Problem:
 
 def _whole(term: LaneTerm) -> LaneTerm:
     n_rows = term.plan.n_rows
-    lanes = default_lanes(term.source.n_chunks, n_rows)
+    lanes = default_lanes(term.source.n_chunks, n_rows, term.source.row_nbytes, term.program.ndim)
     pool_chunks = default_pool_chunks(term.source.chunk_nbytes, lanes)
     return replace(term, plan=replace(term.plan, batch_size=n_rows, lanes=lanes, pool_chunks=pool_chunks))
 

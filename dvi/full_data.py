@@ -155,6 +155,6 @@ def some_rows(parts: SplitModel, n_rows: int, seed: int, client: Any = None, thr
 
 def _few(term: LaneTerm, n_rows: int) -> LaneTerm:
     batch_size = min(n_rows, term.plan.n_rows)
-    lanes = default_lanes(term.source.n_chunks, batch_size)
+    lanes = default_lanes(term.source.n_chunks, batch_size, term.source.row_nbytes, term.program.ndim)
     pool_chunks = default_pool_chunks(term.source.chunk_nbytes, lanes)
     return replace(term, plan=replace(term.plan, batch_size=batch_size, lanes=lanes, pool_chunks=pool_chunks))

@@ -277,6 +277,16 @@ class GaussianFamily(Family, Protocol):
         ...
 
 
+class PathFamily(Family, Protocol):
+    """A family that does in one pass what the gradient that sticks the landing takes of it."""
+
+    def path_gradient(
+        self, theta: FloatArray, eps: FloatArray, logp: FloatArray, score: FloatArray
+    ) -> tuple[float, FloatArray]:
+        """Mean of ``logp (S,)`` less ``log_q``, and the pullback ``(p,)`` of ``score (S, d)`` less theirs."""
+        ...
+
+
 class Objective(Protocol):
     """What a step increases: an estimator of its value and of its gradient."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,6 @@ from dvi.errors import ArgumentError
 from dvi.types import FloatArray
 
 _LOG_2PI = math.log(2.0 * math.pi)
-_last: list[tuple[FloatArray, int, FloatArray]] = [(np.empty(0), 0, np.empty(0))]  # of scales
 _EXP_MAX = 700.0  # exp overflows above 709; log(1 + exp(x)) equals x, to the last bit, from 37
 
 
@@ -27,38 +27,44 @@ def softplus(x: FloatArray) -> FloatArray:
     >>> softplus(np.array([-40.0, 0.0, 800.0])).tolist()
     [4.248354255291589e-18, 0.6931471805599453, 800.0]
     """
-    out = np.minimum(x, _EXP_MAX)
-    np.exp(out, out=out)
-    np.log1p(out, out=out)
-    np.maximum(out, x, out=out)
-    return out
+    return _scales(x).sigma
 
 
-def scales(theta: FloatArray, start: int) -> FloatArray:
-    """Return ``log(1 + exp(theta[start:]))``, which a step needs four times, not to be written to.
+class Scales(NamedTuple):
+    """Standard deviations ``log(1 + exp(rho))``, and ``exp(rho)``, of which their slopes are made, each ``(d,)``."""
 
-    It is computed once for a vector that cannot change: one that is not writeable.
+    sigma: FloatArray
+    power: FloatArray
+
+
+_last: list[tuple[FloatArray, int, Scales]] = [(np.empty(0), 0, Scales(np.empty(0), np.empty(0)))]
+
+
+def scales(theta: FloatArray, start: int) -> Scales:
+    """Return the scales of ``rho = theta[start:]``, which a step needs four times, not to be written to.
+
+    They are computed once for a vector that cannot change: one that is not writeable.
     """
     if theta.flags.writeable:
-        return softplus(theta[start:])
+        return _scales(theta[start:])
     vector, known, found = _last[0]
     if vector is not theta or known != start:
-        found = softplus(theta[start:])
-        found.flags.writeable = False
+        found = _scales(theta[start:])
+        found.sigma.flags.writeable = found.power.flags.writeable = False
         _last[0] = (theta, start, found)
     return found
 
 
-def _slope(sigma: FloatArray) -> FloatArray:
-    """The derivative of ``sigma = log(1 + exp(rho))``, which is the logistic function of ``rho``."""
-    out = np.negative(sigma)
-    np.expm1(out, out=out)
-    np.negative(out, out=out)
-    return out
+def _scales(rho: FloatArray) -> Scales:
+    power = np.minimum(rho, _EXP_MAX)
+    np.exp(power, out=power)
+    sigma = np.log1p(power)
+    np.maximum(sigma, rho, out=sigma)
+    return Scales(sigma, power)
 
 
 @compiled
-def _pullback(v: FloatArray, eps: FloatArray, slope: FloatArray) -> FloatArray:
+def _pullback(v: FloatArray, eps: FloatArray, power: FloatArray) -> FloatArray:
     n, d = v.shape
     out = np.zeros(2 * d)
     for s in range(n):
@@ -67,7 +73,38 @@ def _pullback(v: FloatArray, eps: FloatArray, slope: FloatArray) -> FloatArray:
             out[d + i] += v[s, i] * eps[s, i]
     for i in range(d):
         out[i] /= n
-        out[d + i] *= slope[i] / n
+        out[d + i] *= power[i] / (1.0 + power[i]) / n
+    return out
+
+
+@compiled
+def _path(
+    sigma: FloatArray, power: FloatArray, eps: FloatArray, logp: FloatArray, score: FloatArray, constant: float
+) -> tuple[float, FloatArray]:
+    """The mean of log densities less what :func:`_log_normal` returns, and the pullback of scores less theirs."""
+    n, d = eps.shape
+    value, gradient = 0.0, np.zeros(2 * d)
+    for s in range(n):
+        squares = 0.0
+        for i in range(d):
+            v = score[s, i] + eps[s, i] / sigma[i]
+            gradient[i] += v
+            gradient[d + i] += v * eps[s, i]
+            squares += eps[s, i] * eps[s, i]
+        value += logp[s] - (-0.5 * squares - constant)
+    for i in range(d):
+        gradient[i] /= n
+        gradient[d + i] *= power[i] / (1.0 + power[i]) / n
+    return value / n, gradient
+
+
+@compiled
+def _draw(theta: FloatArray, sigma: FloatArray, eps: FloatArray) -> FloatArray:
+    n, d = eps.shape
+    out = np.empty((n, d))
+    for s in range(n):
+        for i in range(d):
+            out[s, i] = eps[s, i] * sigma[i] + theta[i]
     return out
 
 
@@ -161,15 +198,19 @@ class MeanFieldFamily:
         return np.concatenate([spread, relative_units(theta[self.ndim :])])
 
     def draw(self, theta: FloatArray, eps: FloatArray) -> FloatArray:
-        out = eps * self.std(theta)
-        out += theta[: self.ndim]
-        return out
+        return _draw(theta, self.std(theta), eps)
 
     def pullback(self, theta: FloatArray, eps: FloatArray, v: FloatArray) -> FloatArray:
-        return _pullback(v, eps, _slope(self.std(theta)))
+        return _pullback(v, eps, scales(theta, self.ndim).power)
+
+    def path_gradient(
+        self, theta: FloatArray, eps: FloatArray, logp: FloatArray, score: FloatArray
+    ) -> tuple[float, FloatArray]:
+        sigma, power = scales(theta, self.ndim)
+        return _path(sigma, power, eps, logp, score, self._log_scale(theta))
 
     def log_q(self, theta: FloatArray, eps: FloatArray) -> FloatArray:
-        return _log_normal(eps, self._log_det(theta) + 0.5 * self.ndim * _LOG_2PI)
+        return _log_normal(eps, self._log_scale(theta))
 
     def score(self, theta: FloatArray, eps: FloatArray) -> FloatArray:
         out = eps / self.std(theta)
@@ -182,14 +223,15 @@ class MeanFieldFamily:
     def entropy_gradient(self, theta: FloatArray) -> FloatArray:
         d = self.ndim
         out = np.zeros(2 * d)
-        np.divide(_slope(self.std(theta)), self.std(theta), out=out[d:])
+        sigma, power = scales(theta, d)
+        np.divide(power, (1.0 + power) * sigma, out=out[d:])
         return out
 
     def mean(self, theta: FloatArray) -> FloatArray:
         return theta[: self.ndim].copy()
 
     def std(self, theta: FloatArray) -> FloatArray:
-        return scales(theta, self.ndim)
+        return scales(theta, self.ndim).sigma
 
     def cov(self, theta: FloatArray) -> FloatArray:
         return np.diag(self.std(theta) ** 2)
@@ -197,6 +239,10 @@ class MeanFieldFamily:
     def _log_det(self, theta: FloatArray) -> float:
         """Sum of the log standard deviations."""
         return float(np.add.reduce(np.log(self.std(theta))))
+
+    def _log_scale(self, theta: FloatArray) -> float:
+        """What a log density has besides the squares of its noise."""
+        return self._log_det(theta) + 0.5 * self.ndim * _LOG_2PI
 
     def _check(self, name: str, value: FloatArray, good: NDArray[np.bool_], rule: str) -> None:
         if value.shape != (self.ndim,):

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from dvi.errors import ArgumentError
 from dvi.randomness import keyed_generator
 
-ROWS_PER_LANE = 1024
-MAX_LANES = 64
+ROWS_PER_LANE, BYTES_PER_LANE = 1024, 200_000
+MAX_LANES, LANES_BY_BYTES = 64, 8
 POOL_BYTES = 64_000_000
 BLOCK_BYTES = 1_000_000
 _STEPS, _PIECES = 256, 8192  # planned at once
@@ -54,13 +54,21 @@ class _Epochs(NamedTuple):
     firsts: NDArray[np.int64]  # (E, pools), row of each pool that is visited first
 
 
-def default_lanes(n_chunks: int, batch_size: int) -> int:
+def default_lanes(n_chunks: int, batch_size: int, row_bytes: int, ndim: int) -> int:
     """Return the number of lanes, the unit of determinism, of a new run.
 
-    The rule: the largest power of two that is at most the number of chunks, ``batch_size // 1024`` and 64, and at
-    least 1.
+    The rule: the largest power of two that is at most the number of chunks and 64, and that leaves each lane 1,024 rows
+    and twice as many as the model has dimensions, as every lane has sums over all of them. Where rows are long, up to
+    eight lanes of 200 kB, or twice the bytes of its sums, will do.
+
+    Examples
+    --------
+    >>> default_lanes(100, 8192, 800, 100), default_lanes(100, 8192, 96, 1013), default_lanes(100, 500, 800, 200)
+    (8, 4, 2)
     """
-    limit = max(1, min(n_chunks, batch_size // ROWS_PER_LANE, MAX_LANES))
+    by_rows = batch_size // max(ROWS_PER_LANE, 2 * ndim)
+    by_bytes = batch_size * row_bytes // max(BYTES_PER_LANE, 16 * ndim)
+    limit = max(1, min(n_chunks, max(by_rows, min(by_bytes, LANES_BY_BYTES)), MAX_LANES))
     return int(2 ** np.floor(np.log2(limit)))
 
 

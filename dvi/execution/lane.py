@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dvi.compiled import all_finite
 from dvi.data.picks import Picks
 from dvi.data.plan import Plan, default_block_rows, default_lanes, default_pool_chunks
 from dvi.data.resident import CACHE_BYTES, Block, Budget
@@ -145,7 +144,7 @@ def plan_problem(
     for term in terms:
         batch = term.batch
         source, batch_size = batch.source, batch.batch_size
-        n_lanes = lanes or default_lanes(source.n_chunks, batch_size)
+        n_lanes = lanes or default_lanes(source.n_chunks, batch_size, source.row_nbytes, term.program.ndim)
         pool_chunks = default_pool_chunks(source.chunk_nbytes, n_lanes)
         block_rows = default_block_rows(source.row_nbytes)
         own = seed if batch.seed is None else batch.seed
@@ -198,18 +197,12 @@ class LaneEvaluator:
         """Sums ``(n, S, 1 + d)`` of log likelihoods and scores over nothing, for some leaves."""
         return np.zeros((n, len(round.Z), 1 + round.Z.shape[1]))
 
-    def add(self, leaves: range, round: Round, sums: FloatArray, crew: Crew | None = None) -> list[int]:
-        """Put sums over the rows of ``n`` leaves into zeros ``(n, S, 1 + d)``; how many rows of each were read.
-
-        Parameters
-        ----------
-        crew : Crew, optional
-            Shares the lanes, whose rows have to be at hand.
-        """
+    def add(self, leaves: range, round: Round, sums: FloatArray) -> list[int]:
+        """Put sums over the rows of ``n`` leaves into zeros ``(n, S, 1 + d)``; how many rows of each were read."""
         n_rows = [0] * len(leaves)
         for group in self._grouped(leaves):
             if self.problem.blocks == 1:
-                n_rows[group.where] = self._sums(group, round, sums[group.where], crew)
+                n_rows[group.where] = self._sums(group, round, sums[group.where])
                 continue
             part = self.problem.part(group.block, len(round.Z))
             own = Round(round.step, round.Z[part])
@@ -227,17 +220,32 @@ class LaneEvaluator:
         NonFiniteError
             If that is not finite, because some rows are not.
         """
-        total = add_up(sums, self._weights[leaves.start : leaves.stop])
-        if not (all_finite(total) or self.problem.lenient):
-            for leaf, finite in zip(leaves, np.isfinite(sums).all(axis=(1, 2)), strict=True):
-                if not finite and self.leaves[leaf].term != PRIOR:
+        total, finite = add_up(sums, self._weights[leaves.start : leaves.stop])
+        if not (finite or self.problem.lenient):
+            for leaf, good in zip(leaves, np.isfinite(sums).all(axis=(1, 2)), strict=True):
+                if not good and self.leaves[leaf].term != PRIOR:
                     raise NonFiniteError(self._explain(self.leaves[leaf].term, self.leaves[leaf].lane, round))
         return Evaluation.of(total, sum(n_rows))
 
-    def at_hand(self, leaves: range, step: int) -> bool:
-        """Whether all rows that some leaves need at a step are in memory to stay."""
-        groups = (group for group in self._grouped(leaves) if group.term != PRIOR)
-        return all(self._table(group, step) is not None for group in groups)
+    def at_hand(self, leaves: range, step: int) -> Table | None:
+        """Where the rows are that leaves of one kernel need at a step, if they are in memory to stay."""
+        (group,) = self._grouped(leaves)
+        return self._table(group, step)
+
+    def add_held(
+        self, leaves: range, round: Round, sums: FloatArray, table: Table, crew: Crew | None = None
+    ) -> list[int]:
+        """As :meth:`add`, of leaves of one kernel whose rows are at hand.
+
+        Parameters
+        ----------
+        table : Table
+        crew : Crew, optional
+            Shares the lanes.
+        """
+        (group,) = self._grouped(leaves)
+        self._run(group, round, sums, table, crew)
+        return group.n_rows
 
     def crew(self, n_helpers: int) -> Crew | None:
         """Threads that share the lanes of the only kernel; None where there are several, or nothing to share."""
@@ -258,12 +266,16 @@ class LaneEvaluator:
             groups.append(_Group(term, block, lanes, where, n_rows))
         return groups
 
-    def _sums(self, group: _Group, round: Round, sums: FloatArray, crew: Crew | None = None) -> list[int]:
+    def _sums(self, group: _Group, round: Round, sums: FloatArray) -> list[int]:
         """Put sums over the rows of each lane of a group into zeros, and return how many rows there were."""
         if group.term == PRIOR and self._prior is not None:
             sums[:, :, 0], sums[:, :, 1:] = self._prior(round.Z)
             return group.n_rows
-        self._add_rows(group, round, sums, crew)
+        table = self._table(group, round.step)
+        if table is None:
+            self._add_rows(group, round, sums)
+        else:
+            self._run(group, round, sums, table)
         return group.n_rows
 
     def _table(self, group: _Group, step: int) -> Table | None:
@@ -271,14 +283,14 @@ class LaneEvaluator:
         picked = self.problem.terms[group.term].picks.axes
         return None if picked else self._tables[group.term].of(group.lanes, step)
 
-    def _add_rows(self, group: _Group, round: Round, sums: FloatArray, crew: Crew | None) -> None:
-        """Add the sums over the rows of each lane of a group."""
+    def _run(self, group: _Group, round: Round, sums: FloatArray, table: Table, crew: Crew | None = None) -> None:
+        """Add the sums over the rows of each lane of a group, which are in a table."""
+        runner = self._kernels[group.term] if crew is None else crew
+        runner.run(round.Z, sums, table.at(round.step), self.problem.terms[group.term].plan.block_rows)
+
+    def _add_rows(self, group: _Group, round: Round, sums: FloatArray) -> None:
+        """Add the sums over the rows of each lane of a group, which are read first."""
         term, kernel, size = self.problem.terms[group.term], self._kernels[group.term], 0
-        table = self._table(group, round.step)
-        if table is not None:
-            run = kernel.run if crew is None else crew.run
-            run(round.Z, sums, table.at(round.step), term.plan.block_rows)
-            return
         pieces: list[Piece] = []
         for i, lane in enumerate(group.lanes):
             if i + 1 < len(group.lanes):

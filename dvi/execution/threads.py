@@ -16,6 +16,7 @@ from dvi.data.resident import CACHE_BYTES
 from dvi.data.stopwatch import Stopwatch
 from dvi.execution.lane import PRIOR, LaneEvaluator, Problem
 from dvi.execution.sharing import Sharing
+from dvi.execution.tables import Table
 from dvi.execution.tree import Node, assign, height, subtrees
 from dvi.types import Evaluation, FloatArray, Report, Round, State, StepInfo, Times, Training, Work
 
@@ -38,6 +39,7 @@ class ThreadsExecutor:
         self._threads = max(1, threads)
         self._evaluator = LaneEvaluator(problem, self._threads, cache_bytes)
         self._crew = self._evaluator.crew(self._threads - 1)
+        self._table: tuple[range, Table | None] = (range(0), None)  # used last, and of which leaves
         self._nodes = lru_cache(maxsize=8)(self._plan_nodes)
         self._sharing: dict[Any, Sharing] = defaultdict(Sharing)  # of the leaves, and of each function that is mapped
         self._limits = threadpool_limits(limits=1)  # OpenBLAS splits its sums by its thread count
@@ -82,8 +84,9 @@ class ThreadsExecutor:
             at = slice(part.start, part.stop)
             return self._evaluator.add(leaves[at], round, sums[at])
 
-        if self._crew is not None and self._evaluator.at_hand(leaves, round.step):
-            n_rows = self._with_crew(leaves, round, sums, self._sharing[self._crew])
+        table = self._table_of(leaves, round.step)
+        if table is not None:
+            n_rows = self._with_crew(leaves, round, sums, table, self._sharing[self._crew])
         else:
             n_rows = self._spread(len(leaves), run, self._sharing[None])
         return {
@@ -91,11 +94,21 @@ class ThreadsExecutor:
             for node, part in self._nodes(leaves).items()
         }
 
-    def _with_crew(self, leaves: range, round: Round, sums: FloatArray, sharing: Sharing) -> list[int]:
+    def _table_of(self, leaves: range, step: int) -> Table | None:
+        """Where the crew finds the rows of some leaves; None where there is no crew, or they are not at hand."""
+        if self._crew is None:
+            return None
+        held, table = self._table
+        if table is None or step not in table.steps or held != leaves:
+            table = self._evaluator.at_hand(leaves, step)
+            self._table = leaves, table
+        return table
+
+    def _with_crew(self, leaves: range, round: Round, sums: FloatArray, table: Table, sharing: Sharing) -> list[int]:
         """Put the sums of leaves whose rows are at hand into zeros, with the crew or without, whichever is quicker."""
         alone = len(leaves) < 2 or sharing.keep()
         began = time.perf_counter()
-        n_rows = self._evaluator.add(leaves, round, sums, None if alone else self._crew)
+        n_rows = self._evaluator.add_held(leaves, round, sums, table, None if alone else self._crew)
         elapsed = time.perf_counter() - began
         sharing.saw(len(leaves), elapsed, None if alone else elapsed)
         self._busy = 1 if alone else self._threads

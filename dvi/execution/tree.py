@@ -40,8 +40,10 @@ def combine(nodes: Mapping[Node, Evaluation], n_leaves: int) -> dict[Node, Evalu
     return complete
 
 
-def add_up(terms: FloatArray, weights: FloatArray) -> FloatArray:
+def add_up(terms: FloatArray, weights: FloatArray) -> tuple[FloatArray, bool]:
     """Weighted sum over the first axis ``(n, ...)``, in the order of a complete subtree of so many leaves.
+
+    Beside it, whether no element of it is infinite or NaN.
 
     Parameters
     ----------
@@ -51,17 +53,17 @@ def add_up(terms: FloatArray, weights: FloatArray) -> FloatArray:
     Examples
     --------
     >>> add_up(np.array([[1e16], [0.5], [-1e16]]), np.array([1.0, 2.0, 1.0]))  # (1e16 + 1) - 1e16
-    array([0.])
+    (array([0.]), True)
     """
     out = np.empty(terms.shape[1:])
-    _add_up(terms.reshape(len(terms), -1), weights, out.reshape(-1))
-    return out
+    return out, _add_up(terms.reshape(len(terms), -1), weights, out.reshape(-1))
 
 
 @compiled
-def _add_up(terms: FloatArray, weights: FloatArray, out: FloatArray) -> None:
-    """Put weighted sums over the first axis ``(n, m)`` into ``(m,)``: some columns at a time."""
+def _add_up(terms: FloatArray, weights: FloatArray, out: FloatArray) -> bool:
+    """Put weighted sums over the first axis ``(n, m)`` into ``(m,)``; whether all are finite."""
     n, m = terms.shape
+    finite = True
     part = np.empty((n, min(m, 2048)))
     for begin in range(0, m, 2048):
         width = min(2048, m - begin)
@@ -76,6 +78,8 @@ def _add_up(terms: FloatArray, weights: FloatArray, out: FloatArray) -> None:
             step *= 2
         for j in range(width):
             out[begin + j] = part[0, j]
+            finite &= part[0, j] - part[0, j] == 0.0
+    return finite
 
 
 def subtrees(leaves: range, n_leaves: int) -> dict[Node, range]:

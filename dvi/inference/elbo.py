@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from dvi.errors import ArgumentError
-from dvi.types import Family, FloatArray, GaussianFamily
+from dvi.types import Family, FloatArray, GaussianFamily, PathFamily
 
 type Estimator = Literal["stl", "entropy"]
 
@@ -90,6 +90,8 @@ class Elbo:
             gradient = family.pullback(theta, eps, score)
             gradient += family.entropy_gradient(theta)
             return _mean(logp) + family.entropy(theta), gradient
+        if hasattr(family, "path_gradient"):
+            return cast("PathFamily", family).path_gradient(theta, eps, logp, score)
         path = score - family.score(theta, eps)
         return _mean(logp - family.log_q(theta, eps)), family.pullback(theta, eps, path)
 

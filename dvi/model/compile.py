@@ -58,6 +58,11 @@ class Program:
     values: tuple[AnyArray, ...]
     outputs: tuple[Variable[Any, Any], Variable[Any, Any]]
 
+    @property
+    def ndim(self) -> int:
+        """Length of a draw, ``d``."""
+        return int(self.z.type.shape[0])
+
 
 class Piece(NamedTuple):
     """Rows, and the number of the lane that they belong to."""
@@ -203,7 +208,7 @@ def _build(program: Program, example: tuple[AnyArray, ...]) -> CompiledKernel:
         )
     constants = tuple(np.require(v, requirements=["C", "A", "W"]) for v in program.values)
     empty = Slab.of([np.zeros((0, *x.shape[1:]), x.dtype) for x in example]) if example else Slab((), (), (), 0)
-    return CompiledKernel(built.vm.jit_fn, constants, empty, program.z.type.shape[0])
+    return CompiledKernel(built.vm.jit_fn, constants, empty, program.ndim)
 
 
 def _arguments(program: Program, kernel: CompiledKernel) -> tuple[AnyArray, ...]:

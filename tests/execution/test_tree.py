@@ -39,7 +39,8 @@ def test_subtrees_that_are_added_up_at_once_are_those_that_are_combined(n: int, 
     for run in assign(n, capacities):
         combined = combine({(0, i): nodes[0, i] for i in run}, n)
         at_once = {
-            node: add_up(score[part.start : part.stop], np.ones(len(part))) for node, part in subtrees(run, n).items()
+            node: add_up(score[part.start : part.stop], np.ones(len(part)))[0]
+            for node, part in subtrees(run, n).items()
         }
         assert {node: e.score.tobytes() for node, e in combined.items()} == {k: s.tobytes() for k, s in at_once.items()}
 

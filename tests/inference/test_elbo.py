@@ -132,3 +132,14 @@ def test_no_argument_is_written_to(estimator):
 def test_unknown_estimators_are_refused(estimator):
     with pytest.raises(ArgumentError, match=r"estimator = .*Pass 'stl' or 'entropy'"):
         Elbo(estimator)
+
+
+@given(d=st.integers(1, 9), draws=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
+def test_one_pass_gives_what_its_parts_do(d, draws, seed):
+    family, p, rng = MeanFieldFamily(d), target(d, seed), np.random.default_rng(seed)
+    theta, eps = rng.normal(size=2 * d), rng.normal(size=(draws, d))
+    Z = family.draw(theta, eps)
+    value, gradient = family.path_gradient(theta, eps, p.logp(Z), p.score(Z))
+    assert_allclose(value, (p.logp(Z) - family.log_q(theta, eps)).mean(), rtol=1e-12, atol=1e-12)
+    expected = family.pullback(theta, eps, p.score(Z) - family.score(theta, eps))
+    assert_allclose(gradient, expected, rtol=1e-12, atol=1e-12 * np.abs(expected).max())

@@ -6,6 +6,7 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,11 +102,22 @@ def test_shares_are_whole_within_bounds_and_near_proportion(weights: list[int], 
     assert ((parts >= 1) & (parts <= array)).all()
 
 
-def test_default_lanes_follow_their_rule() -> None:
-    assert default_lanes(100, 500) == 1
-    assert default_lanes(100, 8192) == 8
-    assert default_lanes(3, 8192) == 2
-    assert default_lanes(10_000, 10**6) == 64
+@pytest.mark.parametrize(
+    ("n_chunks", "batch_size", "row_bytes", "ndim", "lanes"),
+    [
+        (100, 500, 16, 2, 1),
+        (100, 8192, 16, 2, 8),
+        (3, 8192, 16, 2, 2),
+        (10_000, 10**6, 16, 2, 64),
+        (100, 8192, 16, 1500, 2),  # 3,000 rows
+        (100, 8192, 16, 10**5, 1),
+        (100, 500, 1000, 2, 2),  # 200 kB
+        (100, 500, 10**5, 2, 8),
+        (100, 500, 10**5, 10**6, 2),  # 16 MB
+    ],
+)
+def test_default_lanes_follow_their_rule(n_chunks: int, batch_size: int, row_bytes: int, ndim: int, lanes: int) -> None:
+    assert default_lanes(n_chunks, batch_size, row_bytes, ndim) == lanes
 
 
 def test_orders_differ_between_epochs_lanes_and_seeds() -> None:
