@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from dvi.cli import app
 from dvi.cli.retraining import DO_NOT_RETRY, REJECTED, retrain_exit_code
 from dvi.errors import ArgumentError, ClusterError, DataError, DviError, StoreDamagedError, StoreError
+from dvi.retraining import runs
 from dvi.retraining.config import MetricsConfig
 from dvi.retraining.metrics import metrics
 from tests.retraining.models import config_of, deliver, delivery, to_toml
@@ -103,6 +105,42 @@ def test_what_would_fail_again_is_78(text: str, tmp_path: Path, monkeypatch: pyt
     found = CliRunner().invoke(app, ["retrain", "retrain.toml"])
     assert found.exit_code == DO_NOT_RETRY
     assert len(found.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("folder", ["/proc", "/proc/runs", "/proc/none/runs", "/", "file", "file/runs"])
+def test_runs_that_nobody_can_write_are_78(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    path = to_toml(config_of(str(tmp_path), runs={"folder": folder}), tmp_path / "retrain.toml")
+    found = CliRunner().invoke(app, ["retrain", str(path)])
+    assert found.exit_code == DO_NOT_RETRY
+    assert f"runs.folder = {folder!r} cannot be written to" in found.stderr
+    assert "Give a folder in which, and beside which, files can be written" in found.stderr
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "file", path]
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason", "code"),
+    [
+        ("runs", errno.EROFS, 78),
+        ("runs", errno.EACCES, 78),
+        ("runs", errno.ENOSPC, 1),
+        ("runs", errno.EIO, 1),
+        ("memory://runs", errno.EACCES, 1),
+    ],
+)
+def test_what_may_pass_is_1(
+    folder: str, reason: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(target: object) -> None:
+        raise OSError(reason, "planted")
+
+    monkeypatch.setattr(runs, "take", fail)
+    monkeypatch.chdir(tmp_path)
+    path = to_toml(config_of(str(tmp_path), runs={"folder": folder}), tmp_path / "retrain.toml")
+    found = CliRunner().invoke(app, ["retrain", str(path)])
+    assert found.exit_code == code
+    assert "planted" in found.stderr
 
 
 @pytest.mark.parametrize(
