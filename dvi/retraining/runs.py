@@ -2,7 +2,7 @@
 
 ::
 
-    <folder>/promoted.json                       which run is promoted
+    <folder>/promoted.json                       which run is promoted, and since when
     <folder>/<run>/plan.json                     before anything else
     <folder>/<run>/checkpoint                    while it is fitted
     <folder>/<run>/approximation.zarr            for dvi.load
@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,9 +128,17 @@ class Runs:
         found = self.read(_POINTER)
         return None if found is None else str(found["run"])
 
+    def promoted_at(self) -> float:
+        """When that was, in seconds since 1970: 0 if there is none, NaN if who put its name there did not say."""
+        found = self.read(_POINTER)
+        if found is None:
+            return 0.0
+        at = found.get("time")
+        return float(at) if isinstance(at, int | float) else math.nan
+
     def promote(self, run: str) -> None:
         """Make a run the promoted one, by one write that is whole or absent."""
-        self.write(_POINTER, {"run": run, "approximation": f"{run}/approximation.zarr"})
+        self.write(_POINTER, {"run": run, "approximation": f"{run}/approximation.zarr", "time": time.time()})
 
     def history(self) -> History:
         """What a new run is planned from.

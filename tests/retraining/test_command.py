@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,7 @@ def gauges(text: str) -> dict[str, float]:
 
 
 def test_a_schedule(tmp_path: Path) -> None:
+    begun = time.time()
     deliver(tmp_path / "rows.zarr", delivery(0))
     textfile = tmp_path / "dvi.prom"
     config = config_of(str(tmp_path), metrics={"textfile": str(textfile)})
@@ -60,15 +62,18 @@ def test_a_schedule(tmp_path: Path) -> None:
         1,
     )
     assert shown["dvi_rows_per_second"] > 0
-    assert shown["dvi_last_promotion_timestamp_seconds"] > 1e9
+    promotion = shown["dvi_last_promotion_timestamp_seconds"]
+    assert begun <= promotion <= time.time()
 
     found = CliRunner().invoke(app, ["retrain", str(path)])
     assert (found.exit_code, found.stdout.partition(":")[0]) == (0, "nothing new")
+    assert gauges(textfile.read_text())["dvi_last_promotion_timestamp_seconds"] == promotion
 
     deliver(tmp_path / "rows.zarr", delivery(1, mu=3.5))
     to_toml(config | {"judge": config["judge"] | {"max_drift": 1e-6}}, path)
     found = CliRunner().invoke(app, ["retrain", str(path)])
     assert (found.exit_code, found.stdout.partition(":")[0]) == (REJECTED, "rejected")
+    assert gauges(textfile.read_text())["dvi_last_promotion_timestamp_seconds"] == promotion
 
 
 KUBECONFIG = """

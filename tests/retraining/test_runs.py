@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -183,6 +185,15 @@ def test_arrays_of_different_lengths_are_refused(tmp_path: Path) -> None:
     xr.Dataset({"x": ("a", np.zeros(5)), "y": ("b", np.zeros(6))}).to_zarr(tmp_path / "rows.zarr", consolidated=False)
     with pytest.raises(DataError, match=r"leading dimensions \['a', 'b'\]"):
         dvi.retrain(config_of(str(tmp_path)))
+
+
+def test_when_a_run_was_promoted_is_known_unless_somebody_does_not_say(tmp_path: Path) -> None:
+    runs = Runs(str(tmp_path))
+    assert runs.promoted_at() == 0
+    runs.promote("000001-0123456789ab")
+    assert abs(time.time() - runs.promoted_at()) < 60
+    runs.write("promoted.json", {"run": "000001-0123456789ab"})
+    assert math.isnan(runs.promoted_at())
 
 
 def test_a_cluster_that_does_not_go_costs_no_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
