@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from dvi.approximations.meanfield import MeanFieldFamily
 from dvi.data.store import COMPLETE
 from dvi.errors import ArgumentError, ModelError, StoreError, StoreExistsError
 from dvi.model.graph import split
+from tests.stopping import ENDLESS, StoppingStore
 
 QUICK = "FAST_COMPILE"
 
@@ -103,6 +106,24 @@ class TestSample:
         monkeypatch.setattr(sampling, "to_tree", to_tree)
         assert approx.sample(50, store=place).sizes == {}
         assert xr.open_datatree(place, engine="zarr").attrs[COMPLETE] is True
+
+    @pytest.mark.usefixtures("small_blocks")
+    def test_a_write_that_is_stopped_anywhere_in_a_store_that_cannot_rename_can_be_repeated(
+        self, approx: Approximation
+    ) -> None:
+        expected = approx.sample(20, random_seed=1)["posterior"].to_dataset()
+        for left in itertools.count():
+            store = StoppingStore()
+            store.left = left
+            with suppress(StoreError):
+                approx.sample(20, random_seed=1, store=store)
+                break
+            store.left = ENDLESS
+            with suppress(StoreExistsError):  # all but a copy of the metadata was written
+                approx.sample(20, random_seed=1, store=store)
+            found = xr.open_datatree(store, engine="zarr", consolidated=False)["posterior"].to_dataset()
+            xr.testing.assert_equal(found.load(), expected)
+        assert left > 20
 
     def test_blocks_are_bounded_in_bytes(self, approx: Approximation, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sampling, "_BLOCK_BYTES", 2000)

@@ -143,7 +143,7 @@ TABLE = {
     ),
     "dvi.retraining": Row(
         f"{LAYERS} {RESULTS} dvi.signals",
-        "numpy scipy pymc pytensor xarray zarr pydantic dask distributed dask_kubernetes prometheus_client",
+        "numpy scipy pymc pytensor xarray zarr pydantic dask distributed dask_kubernetes kr8s prometheus_client",
     ),
     "dvi.cluster": Row(BASE, "distributed"),
     # Users of the public names, who happen to live in the package.

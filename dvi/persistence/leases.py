@@ -86,7 +86,9 @@ class FileLease:
         """See :func:`take`."""
         assert target.path is not None
         target.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(target.path.with_name(f".{target.path.name}.lock"), blocking=False)
+        path = target.path.with_name(f".{target.path.name}.lock")
+        path.touch()  # or the error that says why not: filelock takes some of them for a lock that another has
+        lock = filelock.FileLock(path, blocking=False)
         try:
             lock.acquire()
         except filelock.Timeout:

@@ -125,12 +125,16 @@ class ClusterConfig:
         Such as ``tcp://scheduler:8786``.
     manifest : str, optional
         Path of the DaskCluster of a ``kubernetes`` cluster, which says how many workers it has.
+    start_seconds : float
+        In which its scheduler and its first worker have to be there, or the run ends, and may be tried again. A day at
+        most.
     """
 
     kind: Literal["threads", "local", "address", "kubernetes"] = "threads"
     workers: Positive | None = None
     address: str | None = None
     manifest: str | None = None
+    start_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
 
     def __post_init__(self) -> None:
         for name, kind in (("address", "address"), ("manifest", "kubernetes")):

@@ -22,7 +22,7 @@ _GAUGES = {
     "dvi_lanes": "Lanes of the fit, which all have a host while steps are done",
     "dvi_workers": "Workers of the cluster that are alive; 0 without a cluster",
     "dvi_rows": "Rows of the data",
-    "dvi_last_promotion_timestamp_seconds": "When the last promotion of this process was, in seconds since 1970",
+    "dvi_last_promotion_timestamp_seconds": "When the last promotion was, in seconds since 1970; 0 if there was none",
     "dvi_last_run_promoted": "Whether the last run was promoted",
 }
 _MEAN_OF = 50  # last steps, for the ELBO
@@ -49,10 +49,6 @@ class Metrics(Callback):
         """Set a gauge by its name without ``dvi_``."""
         if self.gauges:
             self.gauges[f"dvi_{name}"].set(value)
-
-    def promoted(self) -> None:
-        """Note that a run was promoted now."""
-        self.set("last_promotion_timestamp_seconds", time.time())
 
     def __call__(self, approx: Approximation, losses: FloatArray, i: int, /) -> None:
         if not self.gauges:

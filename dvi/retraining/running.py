@@ -81,6 +81,7 @@ def _alone(config: Config, runs: Runs, interruption: Interruption) -> Outcome:
 
 def _phases(config: Config, runs: Runs, gauges: Metrics, interruption: Interruption, lease: Lease) -> Outcome:
     """Look, plan, fit, judge, promote, report, record, prune; what was done before is not done again."""
+    gauges.set("last_promotion_timestamp_seconds", runs.promoted_at())
     snapshot = look(config.data)
     gauges.set("rows", snapshot.n_rows)
     plan = _planned(config, snapshot, runs)
@@ -97,7 +98,7 @@ def _phases(config: Config, runs: Runs, gauges: Metrics, interruption: Interrupt
     lease.renew()  # or fail: a process that took over promotes, not this one
     if verdict["promote"] and runs.promoted() == plan.base:  # and not another run, put there by hand meanwhile
         runs.promote(plan.run)
-        gauges.promoted()
+        gauges.set("last_promotion_timestamp_seconds", runs.promoted_at())
     promoted = runs.promoted() == plan.run
     gauges.set("last_run_promoted", float(promoted))
     _report(plan, runs)

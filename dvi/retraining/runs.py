@@ -2,7 +2,7 @@
 
 ::
 
-    <folder>/promoted.json                       which run is promoted
+    <folder>/promoted.json                       which run is promoted, and since when
     <folder>/<run>/plan.json                     before anything else
     <folder>/<run>/checkpoint                    while it is fitted
     <folder>/<run>/approximation.zarr            for dvi.load
@@ -13,9 +13,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import re
+import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +27,7 @@ from typing import Any
 
 from dvi.data.locations import Options, open_store
 from dvi.data.store import Target
-from dvi.errors import StoreError
+from dvi.errors import ArgumentError, StoreError
 from dvi.persistence.leases import Lease, take
 from dvi.persistence.objects import Objects
 from dvi.persistence.places import explained, label_of, place_of
@@ -32,6 +36,7 @@ from dvi.retraining.planning import History, Plan
 
 _NAME = re.compile(r"[0-9]{6}-[0-9a-f]{12}")
 _POINTER = "promoted.json"
+_HOPELESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +59,27 @@ class Runs:
         return place_of(open_store(self.folder, self.storage_options))
 
     def take(self) -> Lease:
-        """The right to write to the folder. See :func:`dvi.persistence.leases.take`."""
-        with self._explained("cannot be written"):
-            return take(self.target)
+        """The right to write to the folder. See :func:`dvi.persistence.leases.take`.
+
+        Raises
+        ------
+        ArgumentError
+            If nothing can be written there, now or later.
+        """
+        target = self.target
+        try:
+            with self._explained("cannot be written"):
+                if target.path is not None and target.path.exists():
+                    with tempfile.TemporaryFile(dir=target.path):
+                        pass
+                return take(target)
+        except StoreError as error:
+            if target.path is None or not _is_hopeless(error.__cause__):
+                raise
+            raise ArgumentError(
+                f"runs.folder = {self.folder!r} cannot be written to ({error.__cause__}). Give a folder in which, and "
+                "beside which, files can be written, or the URL of an object store."
+            ) from error
 
     def place(self, run: str, name: str) -> Any:
         """The path or store of a group of a run."""
@@ -105,9 +128,17 @@ class Runs:
         found = self.read(_POINTER)
         return None if found is None else str(found["run"])
 
+    def promoted_at(self) -> float:
+        """When that was, in seconds since 1970: 0 if there is none, NaN if who put its name there did not say."""
+        found = self.read(_POINTER)
+        if found is None:
+            return 0.0
+        at = found.get("time")
+        return float(at) if isinstance(at, int | float) else math.nan
+
     def promote(self, run: str) -> None:
         """Make a run the promoted one, by one write that is whole or absent."""
-        self.write(_POINTER, {"run": run, "approximation": f"{run}/approximation.zarr"})
+        self.write(_POINTER, {"run": run, "approximation": f"{run}/approximation.zarr", "time": time.time()})
 
     def history(self) -> History:
         """What a new run is planned from.
@@ -137,3 +168,12 @@ class Runs:
 
     def _explained(self, what: str) -> Any:
         return explained(self.target, what, "Check runs.folder, and that it may be read and written.")
+
+
+def _is_hopeless(error: BaseException | None) -> bool:
+    """The rule for errors of local folders: whether the next try would fail in the same way.
+
+    It would on a read-only disk, without permission, among the files of the kernel, and below what is no folder. It may
+    not where the disk is full, or away.
+    """
+    return isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno in _HOPELESS)

@@ -152,7 +152,7 @@ def test_a_job_is_not_tried_again_in_vain(overlay: list[dict[str, Any]]) -> None
     assert job["template"]["spec"]["restartPolicy"] == "Never"  # or the policy is refused
     config = read_config(tomllib.loads(files_of(overlay)["retrain.toml"]))
     assert config.fit.max_seconds is not None
-    assert config.fit.max_seconds < job["activeDeadlineSeconds"]
+    assert config.cluster.start_seconds + config.fit.max_seconds < job["activeDeadlineSeconds"]
 
 
 def test_the_configuration_is_one(overlay: list[dict[str, Any]], tmp_path: Path) -> None:

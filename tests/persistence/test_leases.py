@@ -54,6 +54,13 @@ def test_the_second_is_refused_until_the_first_lets_go(where: Any) -> None:
         assert Objects(where).names() == []
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can make files")
+def test_where_no_lock_can_be_made_nobody_has_it() -> None:
+    with pytest.raises(FileNotFoundError, match=r"/proc/\.run\.lock") as caught:
+        leases.take(place_of("/proc/run"))
+    assert not isinstance(caught.value, StoreExistsError)
+
+
 def lease(**changes: Any) -> bytes:
     """A lease that another process on another machine has just written, but for some changes."""
     record = {"owner": "other", "host": "elsewhere", "pid": os.getpid(), "time": time.time(), **changes}

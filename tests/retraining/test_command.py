@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from typer.testing import CliRunner
 from dvi.cli import app
 from dvi.cli.retraining import DO_NOT_RETRY, REJECTED, retrain_exit_code
 from dvi.errors import ArgumentError, ClusterError, DataError, DviError, StoreDamagedError, StoreError
+from dvi.retraining import runs
 from dvi.retraining.config import MetricsConfig
 from dvi.retraining.metrics import metrics
 from tests.retraining.models import config_of, deliver, delivery, to_toml
@@ -40,6 +43,7 @@ def gauges(text: str) -> dict[str, float]:
 
 
 def test_a_schedule(tmp_path: Path) -> None:
+    begun = time.time()
     deliver(tmp_path / "rows.zarr", delivery(0))
     textfile = tmp_path / "dvi.prom"
     config = config_of(str(tmp_path), metrics={"textfile": str(textfile)})
@@ -58,15 +62,18 @@ def test_a_schedule(tmp_path: Path) -> None:
         1,
     )
     assert shown["dvi_rows_per_second"] > 0
-    assert shown["dvi_last_promotion_timestamp_seconds"] > 1e9
+    promotion = shown["dvi_last_promotion_timestamp_seconds"]
+    assert begun <= promotion <= time.time()
 
     found = CliRunner().invoke(app, ["retrain", str(path)])
     assert (found.exit_code, found.stdout.partition(":")[0]) == (0, "nothing new")
+    assert gauges(textfile.read_text())["dvi_last_promotion_timestamp_seconds"] == promotion
 
     deliver(tmp_path / "rows.zarr", delivery(1, mu=3.5))
     to_toml(config | {"judge": config["judge"] | {"max_drift": 1e-6}}, path)
     found = CliRunner().invoke(app, ["retrain", str(path)])
     assert (found.exit_code, found.stdout.partition(":")[0]) == (REJECTED, "rejected")
+    assert gauges(textfile.read_text())["dvi_last_promotion_timestamp_seconds"] == promotion
 
 
 KUBECONFIG = """
@@ -103,6 +110,42 @@ def test_what_would_fail_again_is_78(text: str, tmp_path: Path, monkeypatch: pyt
     found = CliRunner().invoke(app, ["retrain", "retrain.toml"])
     assert found.exit_code == DO_NOT_RETRY
     assert len(found.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("folder", ["/proc", "/proc/runs", "/proc/none/runs", "/", "file", "file/runs"])
+def test_runs_that_nobody_can_write_are_78(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    path = to_toml(config_of(str(tmp_path), runs={"folder": folder}), tmp_path / "retrain.toml")
+    found = CliRunner().invoke(app, ["retrain", str(path)])
+    assert found.exit_code == DO_NOT_RETRY
+    assert f"runs.folder = {folder!r} cannot be written to" in found.stderr
+    assert "Give a folder in which, and beside which, files can be written" in found.stderr
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "file", path]
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason", "code"),
+    [
+        ("runs", errno.EROFS, 78),
+        ("runs", errno.EACCES, 78),
+        ("runs", errno.ENOSPC, 1),
+        ("runs", errno.EIO, 1),
+        ("memory://runs", errno.EACCES, 1),
+    ],
+)
+def test_what_may_pass_is_1(
+    folder: str, reason: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(target: object) -> None:
+        raise OSError(reason, "planted")
+
+    monkeypatch.setattr(runs, "take", fail)
+    monkeypatch.chdir(tmp_path)
+    path = to_toml(config_of(str(tmp_path), runs={"folder": folder}), tmp_path / "retrain.toml")
+    found = CliRunner().invoke(app, ["retrain", str(path)])
+    assert found.exit_code == code
+    assert "planted" in found.stderr
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ EVIDENCE = Evidence(100, -1.4, -0.01, 0.01, 0.3, "ok", 1.0, {"mu": 1.0})
         ({"fit": {"settings": {"random_seed": 1}}}, "settings has random_seed, which a run sets itself"),
         ({"judge": {"max_khat": float("nan")}}, "judge.max_khat = nan is not allowed"),
         ({"cluster": {"kind": "address"}}, "address belongs to kind = 'address'"),
+        ({"cluster": {"start_seconds": 0}}, "cluster.start_seconds = 0 is not allowed: input should be greater than 0"),
+        ({"cluster": {"start_seconds": float("inf")}}, "cluster.start_seconds = inf is not allowed"),
         ({"judge": {"rows": 10**6, "draws": 10**3}}, "rows times draws must be at most 100,000,000"),
         ({"runs": {}}, "runs.folder is missing"),
         ({"data": {}, "fit": {"seed": -1}}, "data.store is missing; fit.seed = -1 is not allowed"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +16,8 @@ from distributed import LocalCluster
 
 import dvi
 from dvi.errors import ClusterError, DataError, ModelError, StoreDamagedError
-from dvi.retraining import computing, running
+from dvi.retraining import running
 from dvi.retraining.carrying import carry
-from dvi.retraining.config import ClusterConfig
 from dvi.retraining.runs import Runs
 from tests.retraining.models import CHUNK, config_of, deliver, delivery, mean, with_other_data
 from tests.storage.service import Service
@@ -142,9 +143,8 @@ def test_the_same_bits_on_a_cluster(kind: str, tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("cluster", [{"kind": "address", "address": "tcp://127.0.0.1:1"}])
-def test_a_cluster_that_is_not_there(cluster: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(computing, "_CONNECT_SECONDS", 0.1)
+@pytest.mark.parametrize("cluster", [{"kind": "address", "address": "tcp://127.0.0.1:1", "start_seconds": 0.1}])
+def test_a_cluster_that_is_not_there(cluster: dict[str, Any], tmp_path: Path) -> None:
     deliver(tmp_path / "rows.zarr", delivery(0))
     with pytest.raises(ClusterError, match="The cluster of kind 'address' is not there"):
         dvi.retrain(config_of(str(tmp_path), cluster=cluster) | {"cluster": cluster})
@@ -185,6 +185,15 @@ def test_arrays_of_different_lengths_are_refused(tmp_path: Path) -> None:
         dvi.retrain(config_of(str(tmp_path)))
 
 
+def test_when_a_run_was_promoted_is_known_unless_somebody_does_not_say(tmp_path: Path) -> None:
+    runs = Runs(str(tmp_path))
+    assert runs.promoted_at() == 0
+    runs.promote("000001-0123456789ab")
+    assert abs(time.time() - runs.promoted_at()) < 60
+    runs.write("promoted.json", {"run": "000001-0123456789ab"})
+    assert math.isnan(runs.promoted_at())
+
+
 def test_a_cluster_that_does_not_go_costs_no_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def endless(config: object) -> Iterator[dict[str, Any]]:
@@ -199,30 +208,3 @@ def test_a_cluster_that_does_not_go_costs_no_fit(tmp_path: Path, monkeypatch: py
             dvi.retrain(config)
     monkeypatch.setattr(running, "_judged", None)
     assert dvi.retrain(config).kind == "promoted"
-
-
-@pytest.mark.parametrize("fails", [True, False])
-def test_a_cluster_of_the_operator_is_waited_for_no_longer_than_a_minute(
-    fails: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as inner:
-        given: list[object] = []
-
-        class Cluster:
-            def __new__(cls, **settings: object) -> Any:
-                given.append(settings)
-                monkeypatch.setattr(inner, "close", close)
-                return inner
-
-        def close(timeout: float | None = None) -> None:
-            given.append(timeout)
-            if fails:
-                raise TimeoutError("planted")
-
-        monkeypatch.setattr("dask_kubernetes.operator.KubeCluster", Cluster)
-        config = ClusterConfig(kind="kubernetes", manifest=__file__)
-        with computing.computing(config) as where:
-            assert where["client"].submit(sum, [1, 2]).result() == 3
-        monkeypatch.undo()
-    assert given == [{"custom_cluster_spec": __file__, "shutdown_on_close": True}, 60]
-    assert ("may not be gone yet: planted" in caplog.text) is fails
