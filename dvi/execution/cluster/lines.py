@@ -30,6 +30,7 @@ type Answer = Message | Exception
 
 _REQUEST = struct.Struct("<qqq")  # step, draws, dimensions
 _ANSWER = struct.Struct("<qq")  # bytes of the record, and of the array
+_SHORT = 65_536  # bytes
 
 
 class Listener:
@@ -100,8 +101,8 @@ def _serve(server: socket.socket, method: weakref.WeakMethod[Callable[[int, Floa
                 found = answer(step, Z)
                 del answer
                 record, array = _packed(found)
-                server.sendall(_ANSWER.pack(len(record), array.nbytes) + record)
-                server.sendall(_bytes_of(array))
+                for part in _parts(_ANSWER.pack(len(record), array.nbytes) + record, array):
+                    server.sendall(part)
         except (OSError, EOFError):
             return
 
@@ -118,6 +119,12 @@ def _received[T: bytearray | FloatArray](connection: socket.socket, into: T) -> 
 
 def _bytes_of(data: Any) -> memoryview:
     return memoryview(data).cast("B")
+
+
+def _parts(head: bytes, array: FloatArray) -> list[bytes | memoryview]:
+    """A message as it is sent: at once where it is short, as whoever waits is woken for every part."""
+    rest = _bytes_of(array)
+    return [head + bytes(rest)] if len(rest) <= _SHORT else [head, rest]
 
 
 def _packed(answer: Answer) -> tuple[bytes, FloatArray]:
@@ -154,8 +161,8 @@ class Line:
                 raise ConnectionError
             self._waiting.append(answer)
             try:
-                await self._loop.sock_sendall(self._connection, _REQUEST.pack(step, *Z.shape))
-                await self._loop.sock_sendall(self._connection, _bytes_of(np.ascontiguousarray(Z)))
+                for part in _parts(_REQUEST.pack(step, *Z.shape), np.ascontiguousarray(Z)):
+                    await self._loop.sock_sendall(self._connection, part)
             except BaseException:  # a part of a request is none
                 answer.cancel()
                 self.close()
