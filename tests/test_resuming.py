@@ -129,6 +129,18 @@ def test_what_began_on_a_cluster_goes_on_with_threads_and_the_other_way_round(mo
             assert bits(again) == bits(whole)
 
 
+def test_a_fit_goes_on_with_the_lanes_that_were_chosen_when_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version may choose others."""
+    stored = zarr.create_array(MemoryStore(), data=np.tile(Y, (10, 1)), chunks=(5000, 2))
+    made, store = conjugate(stored), MemoryStore()
+    with monkeypatch.context() as patch:
+        patch.setattr("dvi.execution.lane.default_lanes", lambda *of: 4)
+        whole = dvi.ADVI(model=made, random_seed=1).fit(N, **QUIET)
+        dvi.ADVI(model=made, random_seed=1).fit(N, checkpoint=store, callbacks=[stop_at(20)], **QUIET)
+    assert whole.run["lanes"][0]["lanes"] == 4
+    assert bits(dvi.resume(store, made, progressbar=False, threads=1, callbacks=[])) == bits(whole)
+
+
 def test_a_fit_can_go_on_more_than_once_and_after_a_fit_before(model: pm.Model, tmp_path: Path) -> None:
     run: dict[str, Any] = {"obj_optimizer": dvi.momentum(1e-5), "obj_n_mc": 4, "lanes": 1, **QUIET}
     whole, parts = (dvi.ADVI(model=model, random_seed=1) for _ in range(2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -127,24 +127,29 @@ class Problem:
 
 
 def plan_problem(
-    terms: tuple[DataTerm, ...], lanes: int | None, seed: int, prior: Program | None = None, blocks: int = 1
+    terms: tuple[DataTerm, ...],
+    lanes: int | Sequence[int] | None,
+    seed: int,
+    prior: Program | None = None,
+    blocks: int = 1,
 ) -> Problem:
     """Data terms with the plan of a run: which rows each step reads, in how many lanes.
 
     Parameters
     ----------
     terms : tuple of DataTerm
-    lanes : int or None
-        Lanes of every term; chosen from data and batch size by default.
+    lanes : int, sequence of int or None
+        Lanes of every term, or of each; chosen from data, batch size and model by default.
     seed : int
     prior, blocks
         As in :class:`Problem`.
     """
     planned = []
-    for term in terms:
+    asked = lanes if isinstance(lanes, Sequence) else [lanes] * len(terms)
+    for term, given in zip(terms, asked, strict=True):
         batch = term.batch
         source, batch_size = batch.source, batch.batch_size
-        n_lanes = lanes or default_lanes(source.n_chunks, batch_size, source.row_nbytes, term.program.ndim)
+        n_lanes = given or default_lanes(source.n_chunks, batch_size, source.row_nbytes, term.program.ndim)
         pool_chunks = default_pool_chunks(source.chunk_nbytes, n_lanes)
         block_rows = default_block_rows(source.row_nbytes)
         own = seed if batch.seed is None else batch.seed
