@@ -123,7 +123,7 @@ def test_a_run_that_is_told_to_end_while_it_waits_deletes_its_cluster(operator: 
 def test_the_first_worker_is_waited_for_in_the_same_time(operator: Operator) -> None:
     with scheduler(workers=0) as operator.port:
         operator.pod = READY
-        with pytest.raises(ClusterError, match="Only 0/1 workers arrived"), computing(config(seconds=2.0)):
+        with pytest.raises(ClusterError, match="Only 0/1 workers arrived"), computing(config(seconds=10.0)):
             pass
     assert operator.clusters == {}
 
