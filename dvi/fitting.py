@@ -34,7 +34,7 @@ from dvi.settings import Callback, Settings, make_settings, to_json
 from dvi.signals import keyboard_interrupts
 from dvi.stages import Outcome, Plan, Stage, early_steps, fixed, until_converged
 from dvi.types import Driver, FloatArray, Objective, Report, State
-from dvi.underway import Underway, check_same_data, packed
+from dvi.underway import Underway, check_same_data, lanes_of, packed
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,8 @@ class Inference:
     def _problem(self, settings: Settings, run: Underway | None) -> Problem:
         """What is evaluated, recorded with the approximation; where a run goes on, it has to be what it was."""
         shared = self._split.prior if self._blocks > 1 else None  # the prior of many particles, evaluated by all hosts
-        lanes = settings.lanes if run is None or settings.lanes else self._chosen_lanes()
+        most = [min(t.batch.source.n_chunks, t.batch.batch_size) for t in self._split.terms]
+        lanes = settings.lanes if run is None else settings.lanes or lanes_of(self.approx.run, most)
         problem = plan_problem(self._split.terms, lanes, self.approx.run["seed"], shared, self._blocks)
         problem = replace(problem, lenient=settings.on_nonfinite == "skip", cache_bytes=settings.cache_bytes)
         data = [term.source.fingerprint() for term in problem.terms]
@@ -188,16 +189,6 @@ class Inference:
             check_same_data(self.approx.run, {"data": data, "lanes": plans})
         self.approx.run |= {"data": data, "lanes": plans}
         return problem
-
-    def _chosen_lanes(self) -> list[int] | None:
-        """The lanes of each term that were chosen when the run began, which may not be those that would be chosen now.
-
-        None where they cannot be those of these data.
-        """
-        chosen = [int(term["lanes"]) for term in self.approx.run["lanes"]]
-        most = [min(term.batch.source.n_chunks, term.batch.batch_size) for term in self._split.terms]
-        fit = len(chosen) == len(most) and all(1 <= n <= m for n, m in zip(chosen, most, strict=True))
-        return chosen if fit else None
 
     def _tell_of_skipped(self) -> None:
         losses = self.approx.hist[self._begun :]

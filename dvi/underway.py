@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -154,6 +154,16 @@ def check_same_data(before: Mapping[str, Any], after: Mapping[str, Any]) -> None
         raise DataError(
             f"the fit cannot go on with other data than it began with: {difference}. Give those, or fit anew."
         )
+
+
+def lanes_of(run: Mapping[str, Any], most: Sequence[int]) -> list[int] | None:
+    """The lanes of each term that were chosen when a run began, which another version may not choose.
+
+    None where they cannot be those of these terms, which have at most so many.
+    """
+    chosen = [int(term["lanes"]) for term in run["lanes"]]
+    fit = len(chosen) == len(most) and all(1 <= n <= m for n, m in zip(chosen, most, strict=True))
+    return chosen if fit else None
 
 
 def _arrays(data: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
