@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvi.data.plan import default_lanes, default_pool_chunks
-from dvi.execution.lane import LaneTerm, Problem, plan_problem
+from dvi.execution.lane import Problem, plan_problem
 from dvi.execution.opening import open_driver
 from dvi.model.graph import SplitModel, split
 from dvi.progress import Measure, Progress
@@ -133,14 +132,9 @@ def evaluate_all(
 def whole_problem(parts: SplitModel) -> Problem:
     """A problem whose every step reads all rows and evaluates the prior term, in as many lanes as the data allow."""
     planned = plan_problem(parts.terms, None, 0).terms
-    return Problem(tuple(_whole(term) for term in planned), parts.prior, 1 if planned else _PRIOR_BLOCKS)
-
-
-def _whole(term: LaneTerm) -> LaneTerm:
-    n_rows = term.plan.n_rows
-    lanes = default_lanes(term.source.n_chunks, n_rows, term.source.row_nbytes, term.program.ndim)
-    pool_chunks = default_pool_chunks(term.source.chunk_nbytes, lanes)
-    return replace(term, plan=replace(term.plan, batch_size=n_rows, lanes=lanes, pool_chunks=pool_chunks))
+    return Problem(
+        tuple(term.taking(term.plan.n_rows) for term in planned), parts.prior, 1 if planned else _PRIOR_BLOCKS
+    )
 
 
 def round_draws(problem: Problem, d: int) -> int:

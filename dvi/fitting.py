@@ -176,7 +176,7 @@ class Inference:
         """What is evaluated, recorded with the approximation; where a run goes on, it has to be what it was."""
         shared = self._split.prior if self._blocks > 1 else None  # the prior of many particles, evaluated by all hosts
         most = [min(t.batch.source.n_chunks, t.batch.batch_size) for t in self._split.terms]
-        lanes = settings.lanes if run is None else settings.lanes or lanes_of(self.approx.run, most)
+        lanes = settings.lanes if run is None else lanes_of(self.approx.run, most)
         problem = plan_problem(self._split.terms, lanes, self.approx.run["seed"], shared, self._blocks)
         problem = replace(problem, lenient=settings.on_nonfinite == "skip", cache_bytes=settings.cache_bytes)
         data = [term.source.fingerprint() for term in problem.terms]

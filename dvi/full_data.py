@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 from pymc.logprob.utils import ParameterValueError
 
-from dvi.data.plan import default_lanes, default_pool_chunks
 from dvi.errors import NonFiniteError
 from dvi.evaluation import FullPass, passes_of, round_draws, whole_problem
-from dvi.execution.lane import LaneTerm, Problem, plan_problem
+from dvi.execution.lane import Problem, plan_problem
 from dvi.execution.opening import open_driver
 from dvi.model.graph import SplitModel
 from dvi.types import Driver, FloatArray, Report, Times
@@ -150,11 +148,6 @@ def some_rows(parts: SplitModel, n_rows: int, seed: int, client: Any = None, thr
         As in :class:`Evaluator`.
     """
     planned = plan_problem(parts.terms, None, seed).terms
-    return Evaluator(Problem(tuple(_few(t, n_rows) for t in planned), parts.prior), 1, client, threads)
-
-
-def _few(term: LaneTerm, n_rows: int) -> LaneTerm:
-    batch_size = min(n_rows, term.plan.n_rows)
-    lanes = default_lanes(term.source.n_chunks, batch_size, term.source.row_nbytes, term.program.ndim)
-    pool_chunks = default_pool_chunks(term.source.chunk_nbytes, lanes)
-    return replace(term, plan=replace(term.plan, batch_size=batch_size, lanes=lanes, pool_chunks=pool_chunks))
+    return Evaluator(
+        Problem(tuple(t.taking(min(n_rows, t.plan.n_rows)) for t in planned), parts.prior), 1, client, threads
+    )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -40,6 +38,11 @@ class LaneTerm:
     picks: Picks
     seed: int  # of the picks
     layout: Layout
+
+    def taking(self, batch_size: int) -> LaneTerm:
+        """The same term with other batches, in as many lanes as those have by default."""
+        lanes, pool_chunks = _lanes_and_pools(self.source, batch_size, self.program)
+        return replace(self, plan=replace(self.plan, batch_size=batch_size, lanes=lanes, pool_chunks=pool_chunks))
 
     def picked(self, block: Block, step: int) -> Block:
         """What a step takes of some rows, where it takes a part of other axes too."""
@@ -149,13 +152,18 @@ def plan_problem(
     for term, given in zip(terms, asked, strict=True):
         batch = term.batch
         source, batch_size = batch.source, batch.batch_size
-        n_lanes = given or default_lanes(source.n_chunks, batch_size, source.row_nbytes, term.program.ndim)
-        pool_chunks = default_pool_chunks(source.chunk_nbytes, n_lanes)
+        n_lanes, pool_chunks = _lanes_and_pools(source, batch_size, term.program, given)
         block_rows = default_block_rows(source.row_nbytes)
         own = seed if batch.seed is None else batch.seed
         plan = Plan(source.starts, batch_size, n_lanes, pool_chunks, block_rows, own)
         planned.append(LaneTerm(term.names, source, plan, term.program, batch.picks, seed, term.layout))
     return Problem(tuple(planned), prior, blocks)
+
+
+def _lanes_and_pools(source: Source, batch_size: int, program: Program, lanes: int | None = None) -> tuple[int, int]:
+    """Lanes of batches of a size, unless they are given, and the chunks that each permutes together."""
+    lanes = lanes or default_lanes(source.n_chunks, batch_size, source.row_nbytes, program.ndim)
+    return lanes, default_pool_chunks(source.chunk_nbytes, lanes)
 
 
 class LaneEvaluator:
@@ -187,6 +195,7 @@ class LaneEvaluator:
         weights = [1.0 if term == PRIOR else problem.terms[term].plan.weight(lane) for term, lane, _ in self.leaves]
         self._weights = np.array(weights)
         self._grouped = lru_cache(maxsize=64)(self._group)
+        self._held: tuple[range, Table | None] = (range(0), None)  # the last table, and of which leaves
 
     def _stream(self, source: Source, plan: Plan) -> Stream:
         return Stream(source, plan, self._background, self._budget, self.waiting)
@@ -234,8 +243,12 @@ class LaneEvaluator:
 
     def at_hand(self, leaves: range, step: int) -> Table | None:
         """Where the rows are that leaves of one kernel need at a step, if they are in memory to stay."""
-        (group,) = self._grouped(leaves)
-        return self._table(group, step)
+        held, table = self._held
+        if table is None or step not in table.steps or held != leaves:
+            (group,) = self._grouped(leaves)
+            table = self._table(group, step)
+            self._held = leaves, table
+        return table
 
     def add_held(
         self, leaves: range, round: Round, sums: FloatArray, table: Table, crew: Crew | None = None
@@ -344,6 +357,7 @@ class LaneEvaluator:
 
     def use(self, term: int, source: Source) -> None:
         """Read a term from another view of the same source, for instance one with rows delivered to this process."""
+        self._held = range(0), None
         stream = self._streams[term]
         stream.drop(set(range(stream.plan.lanes)))
         self._streams[term] = self._stream(source, stream.plan)
@@ -351,6 +365,7 @@ class LaneEvaluator:
 
     def drop(self, leaves: set[int]) -> None:
         """Forget the rows of leaves that are now read elsewhere."""
+        self._held = range(0), None
         for t, stream in enumerate(self._streams):
             stream.drop({self.leaves[i].lane for i in leaves if self.leaves[i].term == t})
             self._tables[t] = Tables(stream, self._kernels[t])
@@ -376,16 +391,3 @@ def _compile(term: LaneTerm) -> CompiledKernel:
             f"the likelihood of {', '.join(term.names)} cannot be evaluated on two rows ({error}); a batch may have "
             "any number of rows, so nothing but the Minibatch variables may have the length of a batch"
         ) from error
-
-
-def tune_allocator() -> None:
-    """Let glibc keep freed memory: Dask's nanny sets it to return every large temporary to the system."""
-    if sys.platform != "linux":
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return
-    m_trim_threshold, m_mmap_threshold = -1, -3
-    mallopt(m_trim_threshold, 512 * 2**20)
-    mallopt(m_mmap_threshold, 32 * 2**20)

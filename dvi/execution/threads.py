@@ -39,7 +39,6 @@ class ThreadsExecutor:
         self._threads = max(1, threads)
         self._evaluator = LaneEvaluator(problem, self._threads, cache_bytes)
         self._crew = self._evaluator.crew(self._threads - 1)
-        self._table: tuple[range, Table | None] = (range(0), None)  # used last, and of which leaves
         self._nodes = lru_cache(maxsize=8)(self._plan_nodes)
         self._sharing: dict[Any, Sharing] = defaultdict(Sharing)  # of the leaves, and of each function that is mapped
         self._limits = threadpool_limits(limits=1)  # OpenBLAS splits its sums by its thread count
@@ -84,7 +83,7 @@ class ThreadsExecutor:
             at = slice(part.start, part.stop)
             return self._evaluator.add(leaves[at], round, sums[at])
 
-        table = self._table_of(leaves, round.step)
+        table = None if self._crew is None else self._evaluator.at_hand(leaves, round.step)
         if table is not None:
             n_rows = self._with_crew(leaves, round, sums, table, self._sharing[self._crew])
         else:
@@ -93,16 +92,6 @@ class ThreadsExecutor:
             node: self._evaluator.total(leaves[part], round, sums[part], n_rows[part])
             for node, part in self._nodes(leaves).items()
         }
-
-    def _table_of(self, leaves: range, step: int) -> Table | None:
-        """Where the crew finds the rows of some leaves; None where there is no crew, or they are not at hand."""
-        if self._crew is None:
-            return None
-        held, table = self._table
-        if table is None or step not in table.steps or held != leaves:
-            table = self._evaluator.at_hand(leaves, step)
-            self._table = leaves, table
-        return table
 
     def _with_crew(self, leaves: range, round: Round, sums: FloatArray, table: Table, sharing: Sharing) -> list[int]:
         """Put the sums of leaves whose rows are at hand into zeros, with the crew or without, whichever is quicker."""

@@ -18,7 +18,7 @@ from pytensor.tensor.math import Dot
 class MatVec(Op):  # type: ignore[misc]
     """``A @ x`` of ``A (m, n)`` and ``x (n,)``.
 
-    Rows are read one after the other, as they lie in memory: BLAS reads several at a time, which takes twice as long
+    Rows are read one after the other, as they lie in memory: BLAS reads several at a time, which takes longer
     where they are not in the cache yet, since the processor then does not foresee what is read next. A transpose, which
     is what a gradient has, is multiplied after its rows have been brought there, four of them at a time. Neither is
     copied where its type is not that of the product.

@@ -18,7 +18,8 @@ from distributed.protocol.serialize import to_serialize
 from dvi.data.resident import CACHE_BYTES
 from dvi.errors import DataError
 from dvi.execution.cluster.lines import Lines, Listener, listen
-from dvi.execution.lane import Problem, tune_allocator
+from dvi.execution.cluster.workers import tune_allocator
+from dvi.execution.lane import Problem
 from dvi.execution.threads import ThreadsExecutor
 from dvi.execution.tree import Message, Node, aligned, assign, combine, height
 from dvi.memory import format_bytes

@@ -11,8 +11,7 @@ import cloudpickle
 from distributed import CancelledError, Client, Future, KilledWorker, wait
 
 from dvi.errors import ClusterError
-from dvi.execution.cluster.workers import wait_for_workers
-from dvi.execution.lane import tune_allocator
+from dvi.execution.cluster.workers import tune_allocator, wait_for_workers
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,9 @@
-"""The workers of a cluster, and how long to wait where there is none."""
+"""The workers of a cluster: how long to wait where there is none, and what each of them sets for itself."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 
 import dask
@@ -55,3 +57,16 @@ def wait_for_workers(client: Client) -> dict[str, int]:
             )
         time.sleep(0.1)
     return workers
+
+
+def tune_allocator() -> None:
+    """Let glibc keep freed memory: Dask's nanny sets it to return every large temporary to the system."""
+    if sys.platform != "linux":
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    mallopt(m_trim_threshold, 512 * 2**20)
+    mallopt(m_mmap_threshold, 32 * 2**20)
