@@ -152,12 +152,15 @@ class StoreLease:
         return json.dumps(record).encode()
 
     def _found(self) -> dict[str, Any]:
-        """The lease that is there; nothing of one that cannot be read."""
+        """The lease that is there, nothing where there is none; one that cannot be read is nobody's."""
+        text = self._objects.read(_KEY)
+        if text is None:
+            return {}
         with suppress(ValueError):
-            found = json.loads(self._objects.read(_KEY) or b"{}")
+            found = json.loads(text)
             if isinstance(found, dict):
                 return found
-        return {}
+        return {"owner": None}
 
     def _is_free(self, found: dict[str, Any]) -> bool:
         """Whether the owner of a lease is gone: at once where that is known, else once it was silent for long enough.
@@ -186,7 +189,8 @@ class StoreLease:
         with self._writing:
             if self._ended.is_set():
                 return
-            if self._found().get("owner") != self.owner:
+            found = self._found()
+            if not found or found.get("owner") not in (None, self.owner):
                 raise StoreExistsError(
                     f"another run has taken {label_of(self.target)}, as this one was silent for long"
                 )

@@ -6,6 +6,7 @@ current version is a whole one: the previous or the new one. No store has to ren
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def add(target: Target, contents: Contents, keep: int = 1) -> None:
     with explained(target, "cannot be written", "Choose a place that you may write to."):
         store = store_of(target)
         unfinished: dict[str, Any] = {FORMAT: VERSION, COMPLETE: False}
-        root = zarr.open_group(store, mode="a", zarr_format=3, use_consolidated=False, attributes=unfinished)
+        root = _root(store, unfinished)
         number = 1 + _number(root.attrs.get(CURRENT))
         name = f"version-{number}"
         _write(root.create_group(name, overwrite=True), contents)
@@ -83,6 +84,19 @@ def add(target: Target, contents: Contents, keep: int = 1) -> None:
             flush_paths([target.path / "zarr.json", target.path])
             _sweep(target.path)
         prune(store, range(number - keep + 1, number + 1))
+
+
+def _root(store: Store, attributes: dict[str, Any]) -> zarr.Group:
+    """The root, made with some attributes where there is none.
+
+    A service that does not replace objects as a whole, and is killed while it does, leaves a part of one. Whoever comes
+    here has looked at the root when the run began, so that such a part was written by this run.
+    """
+    try:
+        return zarr.open_group(store, mode="a", zarr_format=3, use_consolidated=False, attributes=attributes)
+    except json.JSONDecodeError:
+        Objects(store).delete("zarr.json")
+        return zarr.open_group(store, mode="a", zarr_format=3, use_consolidated=False, attributes=attributes)
 
 
 def prune(store: Store, kept: range = range(0)) -> None:

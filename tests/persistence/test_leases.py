@@ -152,6 +152,26 @@ def test_a_lease_that_cannot_be_read_is_nobody_s() -> None:
     leases.take(place_of(store)).release()
 
 
+@pytest.mark.parametrize("part", [b"", b'{"owner": "12'])
+def test_a_lease_of_which_a_killed_service_has_kept_a_part_stays_its_owner_s(part: bytes) -> None:
+    store = MemoryStore()
+    first = leases.take(place_of(store))
+    Objects(store).write("dvi-lease.json", part)
+    first.renew()
+    with pytest.raises(StoreExistsError, match="Another run writes"):
+        leases.take(place_of(store))
+    first.release()
+    assert Objects(store).names() == []
+
+
+def test_a_lease_that_is_gone_is_another_s() -> None:
+    store = MemoryStore()
+    first = leases.take(place_of(store))
+    Objects(store).delete("dvi-lease.json")
+    with pytest.raises(StoreExistsError, match="another run has taken"):
+        first.renew()
+
+
 def test_who_was_silent_for_too_long_learns_that_another_has_the_place() -> None:
     store = MemoryStore()
     first = leases.take(place_of(store))

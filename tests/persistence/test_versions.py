@@ -180,3 +180,19 @@ def test_what_zarr_left_when_it_was_killed_goes(tmp_path: Path) -> None:
     (tmp_path / "run" / "zarr.0123.partial").touch()
     add(place_of(tmp_path / "run"), contents(2))
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["version-2", "zarr.json"]
+
+
+@pytest.mark.parametrize("part", [b"", b'{"attributes": {"dvi_cur'])
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES.keys())
+def test_a_root_of_which_a_killed_service_has_kept_a_part_is_written_anew(
+    place: Any, part: bytes, tmp_path: Path
+) -> None:
+    store = place(tmp_path)
+    for k in (1, 2):
+        add(place_of(store), contents(k))
+    Objects(store_of(place_of(store))).write("zarr.json", part)
+    with pytest.raises(StoreError, match="is not a Zarr group that can be read"):
+        open_root(place_of(store))
+    add(place_of(store), contents(3))
+    assert found(store) == 3
+    assert len(versions(store)) == 1

@@ -91,8 +91,9 @@ def test_an_empty_service_is_an_error_and_not_zeros(service: Mortal) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # of Zarr's, where one of several writes fails
+@pytest.mark.parametrize("torn", [[], ["zarr.json"], ["zarr.json", "dvi-lease.json"]])
 def test_a_checkpoint_that_is_not_written_is_a_warning_and_the_next_one_is(
-    service: Mortal, undisturbed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Mortal, torn: list[str], undisturbed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(locations._RETRY, "max_retries", 2)
     failed, written, work = threading.Event(), threading.Event(), CheckpointWriter._work
@@ -109,6 +110,11 @@ def test_a_checkpoint_that_is_not_written_is_a_warning_and_the_next_one_is(
 
     monkeypatch.setattr(CheckpointWriter, "_work", told)
 
+    def kill() -> None:
+        service.kill()
+        for name in torn:  # what it was writing, if it was
+            (service.folder / BUCKET / "checkpoint" / f"{name}._S3rver_object").write_bytes(b"")
+
     def come_back() -> None:
         assert failed.wait(120)
         service.start()
@@ -117,7 +123,7 @@ def test_a_checkpoint_that_is_not_written_is_a_warning_and_the_next_one_is(
     with pytest.warns(DviWarning, match=r"no checkpoint was written: s3://data/checkpoint cannot be written"):
         approx = fitted(
             model,
-            at(AT, service.kill),
+            at(AT, kill),
             at(AT + 10, come_back),
             at(AT + 20, lambda: written.wait(120)),
             checkpoint_every=1e-9,
