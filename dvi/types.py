@@ -132,6 +132,11 @@ class Times:
     compute: float = 0.0
     wait: float = 0.0
 
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.read + self.compute + self.wait
+
     def __add__(self, other: Times) -> Times:
         return Times(self.read + other.read, self.compute + other.compute, self.wait + other.wait)
 

@@ -15,7 +15,7 @@ from distributed import Client, LocalCluster
 
 import dvi
 from dvi.errors import NonFiniteError
-from dvi.execution.cluster import actors
+from dvi.execution.cluster import server
 
 PLACES: dict[str, dict[str, Any]] = {
     "one thread": {"threads": 1},
@@ -184,13 +184,13 @@ def test_hosts_have_the_following_request_where_steps_are_one_behind(
     models: dict[str, pm.Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[bool] = []
-    matches = actors._Early.matches
+    matches = server._Early.matches
 
     def told(early: Any, *arguments: Any) -> bool:
         found.append(matches(early, *arguments))
         return found[-1]
 
-    monkeypatch.setattr(actors._Early, "matches", told)
+    monkeypatch.setattr(server._Early, "matches", told)
     with place(PLACES["two workers in this process"]) as where:
         settings = {"obj_optimizer": dvi.adam(0.01), "random_seed": 1, "progressbar": False, "staleness": 1}
         dvi.fit(30, model=models["robust"], **settings, **where)

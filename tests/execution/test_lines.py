@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
+import select
 import socket
 import stat
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dvi.errors import NonFiniteError
-from dvi.execution.cluster.lines import Answer, Line, Lines, Listener, listen
+from dvi.execution.cluster.lines import Answer, Line, Lines, Listener, exchange, listen
 from dvi.execution.tree import Message
 from dvi.types import FloatArray, Times
 
@@ -40,29 +41,25 @@ class UnpicklableError(Exception):
         self.lock = threading.Lock()
 
 
-def ask(listener: Listener, requests: list[tuple[int, FloatArray]]) -> list[Answer]:
-    """All of them at once."""
-
-    async def asked() -> list[Answer]:
-        lines = Lines()
-        found = [await lines.to("host", lambda: path_of(listener)) for _ in range(2)]
-        assert found[0] is found[1]
-        assert found[0] is not None
-        answers = await asyncio.gather(*(found[0].ask(*request) for request in requests))
-        lines.close()
-        return list(answers)
-
-    return asyncio.run(asked())
-
-
-async def connected(lines: Lines, listener: Listener) -> Line:
-    line = await lines.to("host", lambda: path_of(listener))
+def connected(lines: Lines, listener: Listener) -> Line:
+    line = lines.to("host", lambda: listener.path)
     assert line is not None
     return line
 
 
-async def path_of(listener: Listener | None) -> str | None:
-    return None if listener is None else listener.path
+def answered(line: Line, *answers: Future[Answer], seconds: float = 30.0) -> None:
+    exchange([line], answers, time.monotonic() + seconds)
+
+
+def ask(listener: Listener, requests: list[tuple[int, FloatArray]]) -> list[Answer]:
+    """All of them at once."""
+    lines = Lines()
+    line = connected(lines, listener)
+    assert connected(lines, listener) is line
+    answers = [line.ask(*request) for request in requests]
+    answered(line, *answers)
+    lines.close()
+    return [answer.result(0) for answer in answers]
 
 
 def test_answers_come_in_order_and_whole(tmp_path: Path) -> None:
@@ -92,16 +89,22 @@ def test_an_error_is_an_answer_and_the_next_request_is_answered(tmp_path: Path) 
     listener.close()
 
 
-def test_an_error_that_cannot_travel_is_named(tmp_path: Path) -> None:
+class UnreadableError(Exception):
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"of {first} {second}")
+
+
+@pytest.mark.parametrize("error", [UnpicklableError(), UnreadableError("a", "lock")])
+def test_an_error_that_cannot_travel_is_named(error: Exception, tmp_path: Path) -> None:
     class Odd(Host):
         def evaluate(self, step: int, Z: FloatArray) -> Answer:
-            return UnpicklableError()
+            return error
 
     host = Odd()
     listener = Listener(host.evaluate, str(tmp_path))
-    (error,) = ask(listener, [(0, np.zeros((1, 2)))])
-    assert isinstance(error, RuntimeError)
-    assert "of a lock" in str(error)
+    (found,) = ask(listener, [(0, np.zeros((1, 2)))])
+    assert isinstance(found, RuntimeError)
+    assert "of a lock" in str(found)
     listener.close()
 
 
@@ -141,85 +144,83 @@ def test_where_there_can_be_no_socket_there_is_none(tmp_path: Path, folder: str)
 
 
 def test_a_socket_of_another_machine_is_no_line(tmp_path: Path) -> None:
-    async def opened(path: str | None) -> Line | None:
-        async def where() -> str | None:
-            return path
-
-        return await Lines().to("host", where)
-
-    assert asyncio.run(opened(str(tmp_path / "elsewhere"))) is None
-    assert asyncio.run(opened(None)) is None
     (tmp_path / "file").touch()
-    assert asyncio.run(opened(str(tmp_path / "file"))) is None
+    for path in (None, str(tmp_path / "elsewhere"), str(tmp_path / "file")):
+        assert Lines().to("host", lambda path=path: path) is None
+
+
+def test_where_a_host_listens_is_asked_once(tmp_path: Path) -> None:
+    lines, asked = Lines(), []
+    for _ in range(2):
+        assert lines.to("host", lambda: asked.append(1)) is None
+    assert asked == [1]
 
 
 def test_all_that_wait_hear_of_a_host_that_is_gone(tmp_path: Path) -> None:
-    async def asked() -> None:
-        listening = socket.socket(socket.AF_UNIX)
-        listening.bind(str(tmp_path / "host"))
-        listening.listen()
-
-        async def where() -> str | None:
-            return str(tmp_path / "host")
-
-        line = await Lines().to("host", where)
-        assert line is not None
-        host, _ = listening.accept()
-        waiting = [asyncio.ensure_future(line.ask(step, np.zeros((1, 3)))) for step in range(3)]
-        await asyncio.sleep(0)
-        host.close()
-        for answer in waiting:
-            with pytest.raises(ConnectionError):
-                await answer
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(tmp_path / "host"))
+    listening.listen()
+    line = Lines().to("host", lambda: str(tmp_path / "host"))
+    assert line is not None
+    host, _ = listening.accept()
+    waiting = [line.ask(step, np.zeros((1, 3))) for step in range(3)]
+    host.close()
+    answered(line, *waiting)
+    for answer in [*waiting, line.ask(4, np.zeros((1, 3)))]:
         with pytest.raises(ConnectionError):
-            await line.ask(4, np.zeros((1, 3)))
-        listening.close()
-
-    asyncio.run(asked())
+            answer.result(0)
+    listening.close()
 
 
-def test_an_answer_that_is_not_waited_for_any_more_is_no_other_requests(tmp_path: Path) -> None:
+def test_an_answer_that_is_not_waited_for_any_more_is_no_other_request_s(tmp_path: Path) -> None:
     host = Host()
     listener = Listener(host.evaluate, str(tmp_path))
-
-    async def asked() -> Answer:
-        lines = Lines()
-        line = await connected(lines, listener)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(line.ask(4, np.zeros((1, 2))), 0.01)
-        host.go.set()
-        answer = await line.ask(5, np.zeros((1, 2)))
-        lines.close()
-        return answer
-
-    answer = asyncio.run(asked())
-    assert isinstance(answer, Message)
-    assert answer.nodes == ((0, 5),)
+    line = connected(Lines(), listener)
+    first = line.ask(4, np.zeros((1, 2)))
+    answered(line, first, seconds=0.01)
+    assert not first.done()
+    host.go.set()
+    second = line.ask(5, np.zeros((1, 2)))
+    answered(line, second)
+    for answer, step in ((first, 4), (second, 5)):
+        message = answer.result(0)
+        assert isinstance(message, Message)
+        assert message.nodes == ((0, step),)
+    line.close()
     listener.close()
 
 
-def test_a_request_that_is_given_up_half_sent_ends_the_line_and_the_next_opens_another(tmp_path: Path) -> None:
+def test_what_is_there_is_received_however_late_it_is_looked_for(tmp_path: Path) -> None:
     host = Host()
     listener = Listener(host.evaluate, str(tmp_path))
+    line = connected(Lines(), listener)
+    answer = line.ask(0, np.zeros((1, 2)))
+    while not select.select([line], [], [], 30.0)[0]:
+        pass
+    answered(line, answer, seconds=-1.0)
+    assert answer.done()
+    line.close()
+    listener.close()
 
-    async def asked() -> Answer:
-        lines = Lines()
-        line = await connected(lines, listener)
-        first = asyncio.ensure_future(line.ask(4, np.zeros((1, 2))))  # keeps the host from reading on
-        await asyncio.sleep(0)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(line.ask(5, np.zeros((1, 2_000_000))), 0.05)
-        assert line.closed
-        host.go.set()
-        with pytest.raises(ConnectionError):
-            await first
-        again = await connected(lines, listener)
-        assert again is not line
-        answer = await again.ask(6, np.zeros((1, 2)))
-        lines.close()
-        return answer
 
-    assert isinstance(asyncio.run(asked()), Message)
+def test_a_request_that_a_host_does_not_take_waits_without_blocking(tmp_path: Path) -> None:
+    host = Host()
+    listener = Listener(host.evaluate, str(tmp_path))
+    lines = Lines()
+    line = connected(lines, listener)
+    first = line.ask(4, np.zeros((1, 2)))  # keeps the host from reading on
+    second = line.ask(5, np.ones((1, 2_000_000)))
+    answered(line, seconds=0.05)
+    assert line.sends
+    host.go.set()
+    answered(line, first, second)
+    message = second.result(0)
+    assert isinstance(message, Message)
+    assert np.all(message.packed == 1.0)
+    assert not line.sends
+    line.close()
+    assert connected(lines, listener) is not line
+    lines.close()
     listener.close()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import dvi
 from dvi.errors import DataError
-from dvi.execution.cluster.actors import check_memory
+from dvi.execution.cluster.host import check_memory
 from dvi.execution.lane import Problem, plan_problem
 from dvi.model.graph import split
 

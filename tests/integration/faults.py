@@ -107,9 +107,9 @@ def stall_a_host(site: Site, rng: np.random.Generator) -> int:
 
 def give_up_early() -> None:
     """Runs on a worker."""
-    from dvi.execution.cluster import actors
+    from dvi.execution.cluster import asking
 
-    actors.STEP_SECONDS = STEP_SECONDS
+    asking.STEP_SECONDS = STEP_SECONDS
 
 
 def stall_the_server(site: Site, rng: np.random.Generator) -> int:

@@ -19,7 +19,9 @@ from distributed import Actor, Client, Future, default_client
 
 from dvi.errors import ClusterError, DviWarning
 from dvi.execution.cluster import dashboard
-from dvi.execution.cluster.actors import START_SECONDS, STEP_SECONDS, Block, LaneHost, ParameterServer
+from dvi.execution.cluster.asking import START_SECONDS, STEP_SECONDS
+from dvi.execution.cluster.host import LaneHost
+from dvi.execution.cluster.server import Block, ParameterServer
 from dvi.execution.cluster.workers import live_workers, wait_for_workers
 from dvi.execution.lane import Problem
 from dvi.execution.tree import assign

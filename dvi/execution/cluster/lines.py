@@ -8,16 +8,18 @@ of an error, and an array.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import pickle
+import select
 import socket
 import struct
 import threading
+import time
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Collection, Generator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -132,92 +134,125 @@ def _packed(answer: Answer) -> tuple[bytes, FloatArray]:
         array = np.ascontiguousarray(answer.packed)
         return pickle.dumps((answer.nodes, answer.n_rows, answer.times, array.shape)), array
     try:
-        return pickle.dumps(answer), np.empty(0)
+        text = pickle.dumps(answer)
+        pickle.loads(text)  # not every error that can be written can be read
     except Exception:
-        return pickle.dumps(RuntimeError(repr(answer))), np.empty(0)
+        text = pickle.dumps(RuntimeError(repr(answer)))
+    return text, np.empty(0)
 
 
 class Line:
     """Requests to one host. Whatever ends it, all that wait get a ConnectionError.
 
+    It takes what the socket takes, and gives what there is; :func:`exchange` waits.
+
     Parameters
     ----------
     connection : socket
-        Connected, and not blocking.
+        Connected.
     """
 
     def __init__(self, connection: socket.socket) -> None:
-        self._connection, self._loop = connection, asyncio.get_running_loop()
-        self._sending = asyncio.Lock()
-        self._waiting: deque[asyncio.Future[Answer]] = deque()
+        connection.setblocking(False)
+        self._connection = connection
+        self._unsent: deque[memoryview] = deque()
+        self._waiting: deque[Future[Answer]] = deque()
+        self._buffers = self._answers()
+        self._empty = next(self._buffers)  # the rest of what is to be received next
         self.closed = False
-        self._reading = asyncio.ensure_future(self._read())
 
-    async def ask(self, step: int, Z: FloatArray) -> Answer:
-        """What the host makes of draws ``(S, d)``."""
-        answer: asyncio.Future[Answer] = self._loop.create_future()
-        async with self._sending:
-            if self.closed:
-                raise ConnectionError
-            self._waiting.append(answer)
-            try:
-                for part in _parts(_REQUEST.pack(step, *Z.shape), np.ascontiguousarray(Z)):
-                    await self._loop.sock_sendall(self._connection, part)
-            except BaseException:  # a part of a request is none
-                answer.cancel()
-                self.close()
-                raise
-        return await answer
+    def fileno(self) -> int:
+        """Of the socket."""
+        return self._connection.fileno()
 
-    async def _read(self) -> None:
+    @property
+    def sends(self) -> bool:
+        """Whether something is left to be sent."""
+        return bool(self._unsent) and not self.closed
+
+    def ask(self, step: int, Z: FloatArray) -> Future[Answer]:
+        """What the host will make of draws ``(S, d)``, which stay as they are until they are sent."""
+        answer: Future[Answer] = Future()
+        if self.closed:
+            answer.set_exception(ConnectionError())
+            return answer
+        self._waiting.append(answer)
+        self._unsent.extend(map(_bytes_of, _parts(_REQUEST.pack(step, *Z.shape), np.ascontiguousarray(Z))))
+        self.send()
+        return answer
+
+    def send(self) -> None:
+        """Send as much as the socket takes."""
         try:
-            while True:
-                sizes = await self._received(bytearray(_ANSWER.size))
-                n_record, n_array = _ANSWER.unpack(sizes)
-                record = pickle.loads(await self._received(bytearray(n_record)))
-                if n_array:
-                    *rest, shape = record
-                    array = np.empty(shape)
-                    await self._received(array)
-                    record = Message(rest[0], rest[1], array, rest[2])
-                waiting = self._waiting.popleft()
-                if not waiting.done():  # as one that is not waited for any more
-                    waiting.set_result(record)
-        except (OSError, EOFError):
-            pass
-        finally:
+            while self._unsent:
+                part = self._unsent.popleft()
+                n = self._connection.send(part)
+                if n < len(part):
+                    self._unsent.appendleft(part[n:])
+        except BlockingIOError:
+            self._unsent.appendleft(part)
+        except OSError:
             self.close()
-            async with self._sending:  # not before the loop has forgotten its number, which the next socket may have
-                self._connection.close()
 
-    async def _received[T: bytearray | FloatArray](self, into: T) -> T:
-        left = _bytes_of(into)
-        while left:
-            n = await self._loop.sock_recv_into(self._connection, left)
-            if n == 0:
-                raise EOFError
-            left = left[n:]
-        return into
+    def receive(self) -> None:
+        """Receive what there is."""
+        try:
+            while n := self._connection.recv_into(self._empty):
+                self._empty = self._empty[n:] or next(self._buffers)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self.close()
+
+    def _answers(self) -> Generator[memoryview]:
+        """Buffers to be filled, one after the other."""
+        while True:
+            sizes = bytearray(_ANSWER.size)
+            yield _bytes_of(sizes)
+            n_record, n_array = _ANSWER.unpack(sizes)
+            text = bytearray(n_record)
+            yield _bytes_of(text)
+            record = pickle.loads(text)
+            if n_array:
+                nodes, n_rows, times, shape = record
+                array = np.empty(shape)
+                yield _bytes_of(array)
+                record = Message(nodes, n_rows, array, times)
+            self._waiting.popleft().set_result(record)
 
     def close(self) -> None:
         """Ask no more."""
-        if self.closed:
-            return
         self.closed = True
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)  # which ends what is being read and sent
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_exception(ConnectionError())
+        self._connection.close()
+        while self._waiting:
+            self._waiting.popleft().set_exception(ConnectionError())
+
+
+def exchange(lines: Collection[Line], answers: Collection[Future[Answer]], deadline: float) -> None:
+    """Send all that is unsent and wait for answers, but no longer than to a time of the monotonic clock."""
+    while not all(answer.done() for answer in answers) or any(line.sends for line in lines):
+        polling = select.poll()
+        known = {line.fileno(): line for line in lines if not line.closed}
+        for number, line in known.items():
+            polling.register(number, select.POLLIN | (select.POLLOUT if line.sends else 0))
+        ready = polling.poll(1e3 * max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return
+        for number, events in ready:
+            if events & select.POLLOUT:
+                known[number].send()
+            if events & ~select.POLLOUT:
+                known[number].receive()
 
 
 class Lines:
     """The lines of a server, opened when a host is first asked."""
 
     def __init__(self) -> None:
-        self._known: dict[str, asyncio.Task[Line | None]] = {}
+        self._known: dict[str, Line | None] = {}
 
-    async def to(self, host: str, where: Callable[[], Awaitable[str | None]]) -> Line | None:
+    def to(self, host: str, where: Callable[[], str | None]) -> Line | None:
         """The line to a host, a new one where it was closed; None where there is none.
 
         Parameters
@@ -226,37 +261,24 @@ class Lines:
         where : callable
             Asks the host where it listens.
         """
-        opening = self._known.get(host)
-        if opening is None or _is_over(opening):
-            opening = self._known[host] = asyncio.ensure_future(_opened(where))
-        return await asyncio.shield(opening)
+        line = self._known.get(host)
+        if host not in self._known or (line is not None and line.closed):
+            line = self._known[host] = _opened(where())
+        return line
 
     def close(self) -> None:
         """Close them all."""
-        for opening in self._known.values():
-            if opening.done() and not _is_over(opening) and (line := opening.result()) is not None:
-                line.close()
+        for line in filter(None, self._known.values()):
+            line.close()
         self._known.clear()
 
 
-def _is_over(opening: asyncio.Task[Line | None]) -> bool:
-    """Whether opening a line has failed, or it is closed."""
-    if not opening.done():
-        return False
-    if opening.cancelled() or opening.exception() is not None:
-        return True
-    line = opening.result()
-    return line is not None and line.closed
-
-
-async def _opened(where: Callable[[], Awaitable[str | None]]) -> Line | None:
-    path = await where()
+def _opened(path: str | None) -> Line | None:
     if path is None:
         return None
     connection = socket.socket(socket.AF_UNIX)
-    connection.setblocking(False)
     try:
-        await asyncio.get_running_loop().sock_connect(connection, path)
+        connection.connect(path)
     except OSError:  # of another machine, most likely
         connection.close()
         return None
