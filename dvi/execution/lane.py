@@ -109,6 +109,13 @@ class Problem:
             lanes.append((PRIOR, 0))
         return tuple(Leaf(*lane, block) for lane in lanes for block in range(self.blocks))
 
+    @cached_property
+    def costs(self) -> list[float]:
+        """What each leaf takes of a step, as bytes of its rows; the prior as much as the mean lane."""
+        read = [term.source.row_nbytes * term.plan.lane_batch for term in self.terms]
+        of_prior = float(np.mean(np.concatenate(read))) if read else 1.0
+        return [of_prior if leaf.term == PRIOR else float(read[leaf.term][leaf.lane]) for leaf in self.leaves]
+
     def part(self, block: int, n_draws: int) -> slice:
         """The draws of a block."""
         return slice(n_draws * block // self.blocks, n_draws * (block + 1) // self.blocks)

@@ -123,7 +123,7 @@ class ThreadsExecutor:
             return run(part), began, time.perf_counter()
 
         asked = time.perf_counter()
-        parts = assign(n - own, [1] * min(self._threads - 1, n - own))
+        parts = assign([1.0] * (n - own), [1] * min(self._threads - 1, n - own))
         rest = [self._pool.submit(timed, range(own + part.start, own + part.stop)) for part in parts]
         results, began, done = timed(range(own))
         busy, delay = done - began, 0.0

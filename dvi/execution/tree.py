@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -107,20 +107,34 @@ def height(n_leaves: int) -> int:
     return max(0, (n_leaves - 1).bit_length())
 
 
-def assign(n_leaves: int, capacities: Sequence[int]) -> list[range]:
+def assign(costs: Sequence[float], capacities: Sequence[int]) -> list[range]:
     """Split leaves into one contiguous run for each host, in proportion to capacities, so that subtrees are large.
+
+    Of two cuts that are as good, to a hundredth of a leaf, the one that gives more to the later hosts: the last has the
+    server beside it.
+
+    Parameters
+    ----------
+    costs : sequence of float
+        What each leaf takes.
+    capacities : sequence of int
+        What each host can do at once.
 
     Examples
     --------
-    >>> assign(8, [1, 1])
+    >>> assign([1.0] * 8, [1, 1])
     [range(0, 4), range(4, 8)]
+    >>> assign([2.0, 2.0, 1.0, 1.0], [1, 1])
+    [range(0, 1), range(1, 4)]
     """
-    total = sum(capacities)
-    ends, taken = [], 0
-    for capacity in capacities:
-        taken += capacity
-        ends.append(round(n_leaves * taken / total))
-    return [range(start, end) for start, end in pairwise([0, *ends])]
+    done, shares = [0.0, *accumulate(costs)], list(accumulate(capacities))
+    leaf = sum(costs) / max(1, len(costs)) or 1.0
+
+    def cut(share: float) -> int:
+        return min(range(len(done)), key=lambda k: round(abs(done[k] - share * done[-1]) / leaf, 2))
+
+    ends = [cut(share / shares[-1]) for share in shares[:-1]]
+    return [range(start, end) for start, end in pairwise([0, *ends, len(costs)])]
 
 
 @dataclass(frozen=True, slots=True)

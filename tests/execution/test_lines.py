@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from dvi.errors import NonFiniteError
-from dvi.execution.cluster.lines import Answer, Line, Lines, Listener, exchange, listen
+from dvi.execution.cluster.lines import Answer, Line, Lines, Listener, Spin, exchange, listen
 from dvi.execution.tree import Message
 from dvi.types import FloatArray, Times
 
@@ -48,7 +48,7 @@ def connected(lines: Lines, listener: Listener) -> Line:
 
 
 def answered(line: Line, *answers: Future[Answer], seconds: float = 30.0) -> None:
-    exchange([line], answers, time.monotonic() + seconds)
+    exchange([line], answers, time.monotonic() + seconds, Spin())
 
 
 def ask(listener: Listener, requests: list[tuple[int, FloatArray]]) -> list[Answer]:
@@ -147,6 +147,39 @@ def test_a_socket_of_another_machine_is_no_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (None, str(tmp_path / "elsewhere"), str(tmp_path / "file")):
         assert Lines().to("host", lambda path=path: path) is None
+
+
+class Polls:
+    """A poll object that finds something when it is asked for the given time."""
+
+    def __init__(self, *finds: int) -> None:
+        self.finds, self.asked = finds, 0
+        self.timeouts: list[float | None] = []
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        self.asked += 1
+        if timeout != 0:
+            self.timeouts.append(timeout)
+        return [(0, 1)] if timeout != 0 or self.asked in self.finds else []
+
+
+def test_who_spins_finds_what_comes_soon_and_does_not_sleep() -> None:
+    spin, polls = Spin(), Polls(3)
+    assert spin.poll(polls) == [(0, 1)]  # type: ignore[arg-type]
+    assert (polls.asked, polls.timeouts, spin) == (3, [], Spin())
+
+
+def test_who_spins_in_vain_sleeps_twice_as_often_before_the_next_time() -> None:
+    spin, looked = Spin(), []
+    for _ in range(40):
+        polls = Polls()
+        assert spin.poll(polls, 7.0) == [(0, 1)]  # type: ignore[arg-type]
+        assert polls.timeouts == [7.0]
+        looked.append(polls.asked > 1)
+    assert [i for i, found in enumerate(looked) if found] == [0, 3, 8, 17, 34]
+    spin.left = 0
+    spin.poll(Polls(1))  # type: ignore[arg-type]
+    assert spin == Spin()
 
 
 def test_where_a_host_listens_is_asked_once(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from distributed import Worker
 from distributed.protocol.serialize import to_serialize
 
-from dvi.execution.cluster.lines import Line, Lines, exchange
+from dvi.execution.cluster.lines import Line, Lines, Spin, exchange
 from dvi.execution.tree import Message
 
 START_SECONDS = 600.0  # to compile and to read the first rows
@@ -66,10 +66,6 @@ class Asked:
         """Whether a host is one of this process."""
         return address not in self.answers
 
-    def flush(self) -> None:
-        """Wait until the requests are sent."""
-        exchange(self.lines.values(), (), self.deadline)
-
 
 class Asking:
     """The hosts as a server sees them. Used by one thread, which is not that of Dask's event loop.
@@ -89,7 +85,7 @@ class Asking:
         self._worker = worker
         loop: Any = worker.loop  # of Tornado, whose types do not tell that it is one of asyncio
         self._loop: asyncio.AbstractEventLoop = loop.asyncio_loop
-        self._lines = Lines()
+        self._lines, self._spin = Lines(), Spin()
         self._slowest = START_SECONDS / SLOWER  # seconds that answers took; a guess before the first
         self._timed = False
         self._answered = 0.0  # when the last answers were there
@@ -105,6 +101,10 @@ class Asking:
                 self._send(asked, address, call, patience)
         return asked
 
+    def flush(self, asked: Asked) -> None:
+        """Wait until whoever was asked over a line has all of the request."""
+        exchange(asked.lines.values(), (), asked.deadline, self._spin)
+
     def answers(self, asked: Asked) -> list[Any]:
         """The answers, in the order of the calls.
 
@@ -116,7 +116,7 @@ class Asking:
             That a host has returned.
         """
         found = {address: self._done(address, call) for address, call in asked.calls.items() if asked.is_own(address)}
-        exchange(asked.lines.values(), [asked.answers[address] for address in asked.lines], asked.deadline)
+        exchange(asked.lines.values(), [asked.answers[address] for address in asked.lines], asked.deadline, self._spin)
         found |= {address: self._answer(asked, address) for address in asked.answers}
         answers = [found[address] for address in asked.calls]
         lost = [a for answer in answers if isinstance(answer, LostError) for a in answer.addresses]

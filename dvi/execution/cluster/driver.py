@@ -258,7 +258,7 @@ class ClusterDriver:
             if placed is not None:
                 self._hosts[address] = placed
         Z = self._training.round(state).Z
-        runs = assign(len(self._problem.leaves), [workers[a] for a in self._hosts])
+        runs = assign(self._problem.costs, [workers[a] for a in self._hosts])
         calls = {}
         for placed, run in zip(self._hosts.values(), runs, strict=True):
             placed.leaves = run

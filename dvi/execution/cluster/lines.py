@@ -9,6 +9,7 @@ of an error, and an array.
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import select
 import socket
@@ -20,6 +21,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Generator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,42 @@ type Answer = Message | Exception
 _REQUEST = struct.Struct("<qqq")  # step, draws, dimensions
 _ANSWER = struct.Struct("<qq")  # bytes of the record, and of the array
 _SHORT = 65_536  # bytes
+_SPIN_SECONDS = 1e-3
+_MOST_SLEEPS = 512
+_yield: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
+
+
+@dataclass(slots=True)
+class Spin:
+    """Waits by looking again and again for a millisecond, before it sleeps, where that has paid lately.
+
+    A thread that sleeps takes some 0.1 ms to be woken, and finds its core at rest. Where nothing has come while it
+    looked, it sleeps at once the next 2 times, then 4, 8 and so on.
+
+    Parameters
+    ----------
+    sleeps : int
+        Times that it sleeps at once after it has looked in vain.
+    left : int
+        Of which so many are left.
+    """
+
+    sleeps: int = 1
+    left: int = 0
+
+    def poll(self, polling: select.poll, milliseconds: float | None = None) -> list[tuple[int, int]]:
+        """What a poll object finds within some time; as long as it takes by default."""
+        if self.left:
+            self.left -= 1
+            return polling.poll(milliseconds)
+        until = time.perf_counter() + _SPIN_SECONDS
+        while time.perf_counter() < until:
+            if ready := polling.poll(0):
+                self.sleeps = 1
+                return ready
+            _yield()
+        self.left = self.sleeps = min(2 * self.sleeps, _MOST_SLEEPS)
+        return polling.poll(milliseconds)
 
 
 class Listener:
@@ -91,9 +129,12 @@ def _accept(listening: socket.socket, method: weakref.WeakMethod[Callable[[int, 
 
 def _serve(server: socket.socket, method: weakref.WeakMethod[Callable[[int, FloatArray], Answer]]) -> None:
     """Answer one server until it goes, or the host does."""
+    spin, polling = Spin(), select.poll()
+    polling.register(server, select.POLLIN)
     with server:
         try:
             while True:
+                spin.poll(polling)
                 step, draws, d = _REQUEST.unpack(_received(server, bytearray(_REQUEST.size)))
                 Z = np.empty((draws, d))
                 _received(server, Z)
@@ -229,14 +270,14 @@ class Line:
             self._waiting.popleft().set_exception(ConnectionError())
 
 
-def exchange(lines: Collection[Line], answers: Collection[Future[Answer]], deadline: float) -> None:
+def exchange(lines: Collection[Line], answers: Collection[Future[Answer]], deadline: float, spin: Spin) -> None:
     """Send all that is unsent and wait for answers, but no longer than to a time of the monotonic clock."""
     while not all(answer.done() for answer in answers) or any(line.sends for line in lines):
         polling = select.poll()
         known = {line.fileno(): line for line in lines if not line.closed}
         for number, line in known.items():
             polling.register(number, select.POLLIN | (select.POLLOUT if line.sends else 0))
-        ready = polling.poll(1e3 * max(0.0, deadline - time.monotonic()))
+        ready = spin.poll(polling, 1e3 * max(0.0, deadline - time.monotonic()))
         if not ready:
             return
         for number, events in ready:

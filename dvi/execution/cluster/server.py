@@ -131,7 +131,7 @@ class ParameterServer:
             asked = early.asked
         else:
             asked = self._ask(request, hosts)
-            asked.flush()
+            self._hosts.flush(asked)
         if following is not None:
             self._early = _Early(following, dict(hosts), self._ask(following, hosts))
         return self._hosts.answers(asked)
@@ -150,7 +150,7 @@ class ParameterServer:
     def _share(self, work: Work, hosts: dict[str, str]) -> list[Any]:
         """Results of some work, of which every host does a run."""
         calls = {}
-        for (address, key), run in zip(hosts.items(), assign(len(work.items), [1] * len(hosts)), strict=True):
+        for (address, key), run in zip(hosts.items(), assign([1.0] * len(work.items), [1] * len(hosts)), strict=True):
             if len(run):
                 calls[address] = Call(key, "map", (replace(work, items=work.items[run.start : run.stop]),))
         return [result for results in self._hosts.answers(self._hosts.ask(calls)) for result in results]
