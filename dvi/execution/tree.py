@@ -133,6 +133,8 @@ def assign(costs: Sequence[float], capacities: Sequence[int]) -> list[range]:
     def cut(share: float) -> int:
         return min(range(len(done)), key=lambda k: round(abs(done[k] - share * done[-1]) / leaf, 2))
 
+    if not capacities:
+        return []
     ends = [cut(share / shares[-1]) for share in shares[:-1]]
     return [range(start, end) for start, end in pairwise([0, *ends, len(costs)])]
 

@@ -62,6 +62,10 @@ def test_no_host_has_more_than_its_part_by_more_than_a_leaf(costs: list[int], ca
         assert abs(sum(costs[i] for i in run) - part) <= 1.02 * max(costs)
 
 
+def test_no_host_has_nothing() -> None:
+    assert assign([1.0], []) == []
+
+
 def test_hosts_send_few_nodes() -> None:
     nodes = leaves(64)
     for run in assign([1.0] * 64, [1, 1]):
