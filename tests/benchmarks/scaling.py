@@ -2,10 +2,10 @@
 
 ``python -m tests.benchmarks.scaling > docs/explanation/scaling.csv`` writes the table of the documentation.
 
-With ``H`` workers that have a core each, a step of ``B`` rows takes ``B r / H + a + b H`` seconds: ``r`` is what a core
-needs for a row, ``a`` what a step costs anyhow, and ``b`` what the server does for each host. ``a`` and ``b`` are those
-of a line through the times of a step that has hardly any rows; ``r`` is that of one worker. Where there are fewer cores
-than workers, the rows are shared by the cores, and a part of ``b`` is what the hosts do.
+With ``H`` workers that have a core each, a step of ``B`` rows takes ``B r / H + a + b (H - 1)`` seconds: ``r`` is what
+a core needs for a row, ``a`` what a step costs anyhow, and ``b`` what the server does for each host but its own. ``a``
+and ``b`` are those of a line through the times of a step that has hardly any rows; ``r`` is that of one worker. Where
+there are fewer cores than workers, the rows are shared by the cores, and a part of ``b`` is what the hosts do.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RUN = {"obj_n_mc": 1, "obj_optimizer": dvi.adam(1e-3), "progressbar": False, "la
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds: of a row, of a step, and of a host in a step."""
+    """Seconds: of a row, of a step, and of a host in a step that is not the server's own."""
 
     row: float
     step: float
@@ -42,7 +42,7 @@ class Cost:
 
     def seconds(self, rows: int, hosts: int, cores: float = np.inf) -> float:
         """Of a step."""
-        return rows * self.row / min(hosts, cores) + self.step + self.host * hosts
+        return rows * self.row / min(hosts, cores) + self.step + self.host * (hosts - 1)
 
 
 @contextmanager
@@ -68,8 +68,8 @@ def main() -> None:
     small, large = logistic(dvi, 6400, FEATURES, 64), logistic(dvi, BATCH, FEATURES, BATCH)
     idle = [measured(small, hosts, 200) for hosts in MEASURED]
     busy = [measured(large, hosts, 20) for hosts in MEASURED]
-    host, step = np.polyfit(MEASURED, idle, 1)
-    cost = Cost((busy[0] - step - host) / BATCH, step, host)
+    host, step = np.polyfit(np.subtract(MEASURED, 1), idle, 1)
+    cost = Cost((busy[0] - step) / BATCH, step, host)
     cores = os.cpu_count() or 1
     print({"cores": cores, "row": cost.row, "step": step, "host": host, "idle": idle}, file=sys.stderr)
     table = csv.writer(sys.stdout, lineterminator="\n")
