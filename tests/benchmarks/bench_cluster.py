@@ -125,9 +125,7 @@ def bench_round_trip(report: Report, clients: Any, d: int) -> None:
         lambda: max(1e-9, seconds_a_step(there, n) - seconds_a_step(here, n)),
         lambda: asker.ask(others, d, n).result(),
     )
-    report(
-        faster(9, f"overhead of a step on two workers, d = {d:,}", "bare actor round trip", pairs, 1 / 1.3, limit=1.0)
-    )
+    report(faster(9, f"overhead of a step on two workers, d = {d:,}", "bare actor round trip", pairs, 1 / 1.3))
 
 
 def bench_threads(report: Report) -> None:

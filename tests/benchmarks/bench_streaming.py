@@ -51,11 +51,11 @@ def model(batch: Any, total: Any) -> pm.Model:
 
 
 def rows_a_second(inference: Any, n_rows: int, epochs: int, **settings: Any) -> float:
-    """Over whole epochs, without what a fit costs besides: none for the short one."""
+    """Over whole epochs, without what a fit costs besides: none for the short one. Of two of each the quicker counts."""
     steps = n_rows // BATCH
     run = {"obj_n_mc": 1, "obj_optimizer": dvi.adam(1e-3), "progressbar": False, "threads": THREADS, **settings}
-    start = seconds(lambda: inference.fit(1, **run))
-    return epochs * n_rows / (seconds(lambda: inference.fit(1 + epochs * steps, **run)) - start)
+    short, long = (min(seconds(lambda: inference.fit(n, **run)) for _ in range(2)) for n in (1, 1 + epochs * steps))  # noqa: B023
+    return epochs * n_rows / (long - short)
 
 
 def cpu_seconds_a_row(store: zarr.Array[Any]) -> float:
@@ -118,7 +118,7 @@ def bench_kept(report: Report, store: zarr.Array[Any], tmp_path: Path) -> None:
     inference = dvi.ADVI(random_seed=1, model=model(dvi.Minibatch(kept, batch_size=BATCH), kept.shape))
     step = peer_step(kept[:])
     pairs = in_turn(
-        lambda: BATCH / rows_a_second(inference, 200_000, 10), lambda: seconds(lambda: repeat(step, 40)) / 40
+        lambda: BATCH / rows_a_second(inference, 200_000, 40), lambda: seconds(lambda: repeat(step, 40)) / 40
     )
     report(faster(7, "a batch of 5000, chunks kept decoded", "pm.fit from memory", pairs, 2.0))
 
