@@ -51,7 +51,7 @@ def model(batch: Any, total: Any) -> pm.Model:
 
 
 def rows_a_second(inference: Any, n_rows: int, epochs: int, **settings: Any) -> float:
-    """Over whole epochs, without what a fit costs besides: none for the short one. Of two of each the quicker counts."""
+    """Over whole epochs, without what a fit costs besides: none for the short one. Each is the quicker of two."""
     steps = n_rows // BATCH
     run = {"obj_n_mc": 1, "obj_optimizer": dvi.adam(1e-3), "progressbar": False, "threads": THREADS, **settings}
     short, long = (min(seconds(lambda: inference.fit(n, **run)) for _ in range(2)) for n in (1, 1 + epochs * steps))  # noqa: B023
