@@ -16,6 +16,7 @@ from dvi.data.resident import CACHE_BYTES
 from dvi.data.stopwatch import Stopwatch
 from dvi.execution.lane import PRIOR, LaneEvaluator, Problem
 from dvi.execution.sharing import Sharing
+from dvi.execution.stepping import step_of
 from dvi.execution.tables import Table
 from dvi.execution.tree import Node, assign, height, subtrees
 from dvi.types import Evaluation, FloatArray, Report, Round, State, StepInfo, Times, Training, Work
@@ -205,15 +206,10 @@ class ThreadsDriver:
         return Report(last, np.array(objectives[: last.step - state.step]), n_rows, interrupted, times)
 
     def _step(self, state: State) -> tuple[State, StepInfo]:
-        steps = self._training.step(state)
-        answer: Any = None
-        while True:
-            try:
-                request = steps.send(answer)
-            except StopIteration as done:
-                result: tuple[State, StepInfo] = done.value
-                return result
-            answer = self._executor.map(request) if isinstance(request, Work) else self._executor.evaluate(request)
+        return step_of(self._training, state, self._answer)
+
+    def _answer(self, request: Round | Work) -> Any:
+        return self._executor.map(request) if isinstance(request, Work) else self._executor.evaluate(request)
 
     def close(self) -> None:
         """Stop the threads."""

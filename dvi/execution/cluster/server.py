@@ -15,6 +15,7 @@ import numpy as np
 from distributed import get_worker
 
 from dvi.execution.cluster.asking import Asked, Asking, Call, LostError
+from dvi.execution.stepping import step_of
 from dvi.execution.tree import Message, Node, aligned, assign, combine, height
 from dvi.types import Evaluation, Report, Round, State, StepInfo, Times, Training, Work
 
@@ -105,24 +106,20 @@ class ParameterServer:
         return Block(Report(self._state, np.array(objectives), n_rows, times=times), lost, failure, waits)
 
     def _step(self, state: State, hosts: dict[str, str]) -> tuple[State, StepInfo]:
-        steps = self._training.step(state)
-        answer: Any = None
-        while True:
-            try:
-                request = steps.send(answer)
-            except StopIteration as done:
-                result: tuple[State, StepInfo] = done.value
-                return result
+        following = self._training.following(state)
+
+        def answer(request: Round | Work) -> Any:
             if isinstance(request, Work):
-                answer = self._share(request, hosts)
-            else:
-                started = time.perf_counter()
-                messages = self._evaluations(request, self._training.following(state), hosts)
-                self._time(time.perf_counter() - started, [message.times for message in messages])
-                nodes: dict[Node, Evaluation] = {}
-                for message in messages:
-                    nodes |= message.unpack()
-                answer = combine(nodes, self._n_leaves)[height(self._n_leaves), 0]
+                return self._share(request, hosts)
+            started = time.perf_counter()
+            messages = self._evaluations(request, following, hosts)
+            self._time(time.perf_counter() - started, [message.times for message in messages])
+            nodes: dict[Node, Evaluation] = {}
+            for message in messages:
+                nodes |= message.unpack()
+            return combine(nodes, self._n_leaves)[height(self._n_leaves), 0]
+
+        return step_of(self._training, state, answer)
 
     def _evaluations(self, request: Round, following: Round | None, hosts: dict[str, str]) -> list[Message]:
         """What hosts make of a request, who have the following one, if it is known, before this one is applied."""
