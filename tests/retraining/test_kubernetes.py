@@ -24,8 +24,12 @@ from dvi.retraining.config import ClusterConfig
 from tests.retraining.api_server import NAME, READY, Operator, serving
 from tests.retraining.models import config_of, deliver, delivery
 
-# kr8s leaves its connections to the API server to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+pytestmark = [  # kr8s leaves connections to the garbage collector: sockets, and what asyncio has around them
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <function _SelectorTransport:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 MANIFEST = Path(__file__).parents[2] / "deploy/kubernetes/overlays/cluster/daskcluster.yaml"
 PENDING = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "message": "0/3 nodes are available"}]}
 PULLING = {"phase": "Pending", "containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff"}}}]}
