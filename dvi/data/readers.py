@@ -119,7 +119,8 @@ def _zarr_reader(array: zarr.Array[Any], missing: Missing) -> Reader:
     if not zarr_arrays.lives_in_memory(array):
         return opened
     _check_fits(array.nbytes, f"Zarr array {opened.label}", "Its store is this process's memory")
-    return MemoryReader(opened.read(0, array.shape[0]), opened.chunk_rows, opened.label)
+    rows = np.require(opened.read(0, array.shape[0]), requirements="W")  # as kernels take them where they are
+    return MemoryReader(rows, opened.chunk_rows, opened.label)
 
 
 def _check_chunks(array: zarr.Array[Any], missing: Missing) -> None:

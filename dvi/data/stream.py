@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,11 +16,17 @@ from numpy.typing import NDArray
 from dvi.data.plan import Plan
 from dvi.data.resident import Block, Budget, ChunkSource
 from dvi.data.stopwatch import Stopwatch
-from dvi.types import Slab, Span
+from dvi.types import AnyArray, Slab, Span
 
 __all__ = ["Block", "ChunkSource", "Stream"]
 
 type _Numbers = NDArray[np.int64]
+type Scatter = Callable[[AnyArray, _Numbers, AnyArray], None]  # array[where] = rows
+
+
+def assign(array: AnyArray, where: _Numbers, rows: AnyArray) -> None:
+    """Put rows where they are due, as NumPy does."""
+    array[where] = rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,8 @@ class Stream:
         For pools that are kept.
     waiting : Stopwatch
         Told how long threads wait for rows that are not there yet.
+    scatter : callable
+        Puts rows ``(n, ...)`` where they are due in an array: ``scatter(array, where, rows)``.
     """
 
     source: ChunkSource
@@ -79,6 +87,7 @@ class Stream:
     background: Executor
     budget: Budget = field(default_factory=Budget)
     waiting: Stopwatch = field(default_factory=Stopwatch)
+    scatter: Scatter = assign
     _pools: dict[tuple[int, int], Pool] = field(default_factory=dict)  # by lane and number
     _current: dict[int, tuple[int, Slab]] = field(default_factory=dict)
     _kept: dict[int, dict[int, Slab]] = field(default_factory=dict)  # of each lane, the pools that are there to stay
@@ -107,6 +116,7 @@ class Stream:
         for pool, start, stop, following in self.plan.segments(step, lane):
             current = self._current.get(lane)
             if current is None or current[0] != pool:
+                current = None  # the memory of the last is that of the following, from here on
                 current = self._current[lane] = pool, self._slab(lane, pool, following)
             yield Span(current[1], start, stop)
         if not self.plan.shuffled(lane):  # nothing is needed before the next step
@@ -114,11 +124,12 @@ class Stream:
             self._keep(lane, ())
 
     def _slab(self, lane: int, pool: int, following: int) -> Slab:
-        """The rows of a pool. Has the following one loaded, and forgets others that do not stay."""
+        """The rows of a pool. Forgets others that do not stay, and has the following one loaded, in their place."""
         slab = self._kept.get(lane, {}).get(pool) or self._wait(lane, pool)
+        self._current.pop(lane, None)
+        self._keep(lane, (pool, following))
         if following > pool or self.plan.shuffled(lane):
             self._loading(lane, following)
-        self._keep(lane, (pool, following))
         return slab
 
     def _wait(self, lane: int, pool: int) -> Slab:
@@ -159,7 +170,7 @@ class Stream:
             due = self.background.submit(_due, self.plan, lane, pool)
             ends = np.append(0, np.cumsum(np.diff(self.plan.starts)[chunks])).tolist()
             parts = [
-                self.background.submit(_scatter, self.source, chunk, arrays, due, slice(*part))
+                self.background.submit(_read, self.source, chunk, arrays, due, slice(*part), self.scatter)
                 for chunk, part in zip(chunks.tolist(), pairwise(ends), strict=True)
             ]
         n_bytes = 0 if arrays is None and self.source.whole is not None else n_rows * self.source.row_nbytes
@@ -193,8 +204,8 @@ def _due(plan: Plan, lane: int, pool: int) -> _Numbers:
     return due
 
 
-def _scatter(source: ChunkSource, chunk: int, arrays: Block, due: Future[_Numbers], rows: slice) -> None:
+def _read(source: ChunkSource, chunk: int, arrays: Block, due: Future[_Numbers], rows: slice, scatter: Scatter) -> None:
     """Read a chunk, and put its rows, which are hot in cache, where they are visited."""
     where = due.result()[rows]
     for array, slab in zip(arrays, source.read(chunk), strict=True):
-        array[where] = slab
+        scatter(array, where, slab)

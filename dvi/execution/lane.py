@@ -24,6 +24,7 @@ from dvi.execution.tree import add_up
 from dvi.model.compile import CompiledKernel, Piece, Program, compile_kernel
 from dvi.model.graph import DataTerm
 from dvi.model.layout import Layout
+from dvi.model.scatter import scatter
 from dvi.types import Evaluation, FloatArray, Round, Slab, Span
 
 
@@ -55,8 +56,6 @@ class LaneTerm:
 
 
 PRIOR = -1  # the term of a leaf that evaluates the prior
-
-
 CALL_BYTES = 16_000_000  # of rows, after which a kernel is called: pools that are not kept can go then
 
 
@@ -205,7 +204,7 @@ class LaneEvaluator:
         self._held: tuple[range, Table | None] = (range(0), None)  # the last table, and of which leaves
 
     def _stream(self, source: Source, plan: Plan) -> Stream:
-        return Stream(source, plan, self._background, self._budget, self.waiting)
+        return Stream(source, plan, self._background, self._budget, self.waiting, scatter)
 
     def evaluate(self, leaf: int, round: Round) -> Evaluation:
         """Weighted sums of log likelihood and score over the rows of one leaf at one step; 0 at draws of others."""
@@ -316,13 +315,14 @@ class LaneEvaluator:
     def _add_rows(self, group: _Group, round: Round, sums: FloatArray) -> None:
         """Add the sums over the rows of each lane of a group, which are read first."""
         term, kernel, size = self.problem.terms[group.term], self._kernels[group.term], 0
+        row_nbytes = term.source.row_nbytes
         pieces: list[Piece] = []
         for i, lane in enumerate(group.lanes):
             if i + 1 < len(group.lanes):
                 self._streams[group.term].ahead(group.lanes[i + 1])
             for span in self._spans(group.term, lane, round.step):
                 pieces.append(Piece(i, span))
-                size += (span.stop - span.start) * term.source.row_nbytes
+                size += (span.stop - span.start) * row_nbytes
                 if size >= CALL_BYTES:
                     kernel.add(round.Z, sums, pieces, term.plan.block_rows)
                     pieces, size = [], 0

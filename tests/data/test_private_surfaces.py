@@ -76,6 +76,10 @@ class TestZarr:
         slab = zarr_arrays._synchronous_read(array, 7, 95)
         assert slab is not None
         np.testing.assert_array_equal(slab, array[7:95])
+        for start, stop in (30, 60), (60, 90), (90, 100), (30, 50), (99, 100):  # whole chunks, the last, and parts
+            part = zarr_arrays._synchronous_read(array, start, stop)
+            assert part is not None
+            np.testing.assert_array_equal(part, array[start:stop])
 
     def test_other_stores_and_pipelines_are_read_the_public_way(self, tmp_path: Path) -> None:
         zipped = ZipStore(tmp_path / "x.zip", mode="w")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -82,6 +83,29 @@ def test_arrays_in_memory_are_not_copied_where_every_step_takes_all_rows() -> No
     with ThreadPoolExecutor(1) as background:
         stream = Stream(source, layout, background, Budget(0))
         assert all(np.shares_memory(b[0], DATA) for lane in range(2) for b in stream.blocks(0, lane))
+
+
+def test_no_more_than_two_pools_are_in_memory_at_once() -> None:
+    made: list[ref[AnyArray]] = []
+    most = 0
+
+    class Watched(Counted):
+        def empty(self, n_rows: int) -> tuple[AnyArray, ...]:
+            nonlocal most
+            arrays = super().empty(n_rows)
+            made.append(ref(arrays[0]))
+            most = max(most, sum(array() is not None for array in made))
+            return arrays
+
+    starts = np.arange(0, 41, 10)
+    layout = Plan(starts, 10, 1, pool_chunks=1, block_rows=3, seed=5)  # a step is a pool
+    with ThreadPoolExecutor(1) as background:
+        stream = Stream(Watched(Source(("x",), (reader(DATA),), starts)), layout, background, Budget(0))
+        for step in range(12):
+            for _ in stream.blocks(step, 0):
+                pass
+    assert len(made) > 8
+    assert most == 2
 
 
 def test_waiting_for_rows_is_timed_once_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from dvi.data.plan import Plan, default_lanes, share
 from dvi.data.readers import reader
 from dvi.data.source import Source
-from dvi.data.stream import Stream
+from dvi.data.stream import Scatter, Stream, assign
+from dvi.model.scatter import scatter
 
 
 @st.composite
@@ -77,13 +78,16 @@ def test_rows_are_a_pure_function_of_step_and_lane(plan: Plan, step: int) -> Non
         assert plan.rows(step, lane).tolist() == again.rows(step, lane).tolist()
 
 
-@given(plans(), st.lists(st.integers(0, 40), min_size=1, max_size=8))
-def test_streams_hand_out_the_rows_of_the_plan_in_any_order_of_asking(plan: Plan, steps: list[int]) -> None:
+@pytest.mark.parametrize("put", [assign, scatter], ids=["NumPy", "compiled"])
+@given(plan=plans(), steps=st.lists(st.integers(0, 40), min_size=1, max_size=8))
+def test_streams_hand_out_the_rows_of_the_plan_in_any_order_of_asking(
+    put: Scatter, plan: Plan, steps: list[int]
+) -> None:
     data = np.random.default_rng(1).normal(size=(plan.n_rows, 2))
     index = np.arange(plan.n_rows, dtype=np.int32)
     source = Source(("x", "i"), (reader(data), reader(index)), plan.starts)
     with ThreadPoolExecutor(1) as background:
-        stream = Stream(source, plan, background)
+        stream = Stream(source, plan, background, scatter=put)
         for step in steps:
             for lane in range(plan.lanes):
                 blocks = [tuple(map(np.copy, block)) for block in stream.blocks(step, lane)]
