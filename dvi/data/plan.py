@@ -159,7 +159,7 @@ class Plan:
     def lane_rows(self) -> NDArray[np.int64]:
         """Rows owned by each lane, ``N_l``, shape (L,)."""
         lengths = np.diff(self.starts)
-        return np.array([lengths[lane :: self.lanes].sum() for lane in range(self.lanes)], dtype=np.int64)
+        return np.array([lengths[self.chunks(lane)].sum() for lane in range(self.lanes)], dtype=np.int64)
 
     @cached_property
     def lane_batch(self) -> NDArray[np.int64]:
@@ -198,8 +198,22 @@ class Plan:
         return batch < n_rows
 
     def chunks(self, lane: int) -> NDArray[np.int64]:
-        """Chunks that a lane owns, in the order of the store."""
-        return np.arange(lane, self.n_chunks, self.lanes)
+        """Chunks that a lane owns, in the order of the store: this is the rule.
+
+        They are dealt out in turn. Those that do not go round are dealt in the order of the lanes' numbers read
+        backwards, bit by bit, so that every subtree of lanes has as many as its sibling, to one: hosts share lanes by
+        subtrees.
+        """
+        dealt = self.n_chunks // self.lanes * self.lanes
+        chunks, last = np.arange(lane, dealt, self.lanes), dealt + int(self._turns[lane])
+        return np.append(chunks, last) if last < self.n_chunks else chunks
+
+    @cached_property
+    def _turns(self) -> NDArray[np.int64]:
+        """The place of each lane where lanes are in the order of their numbers read backwards, shape (L,)."""
+        bits = (self.lanes - 1).bit_length()
+        backwards = [int(f"{lane:0{bits}b}"[::-1], 2) for lane in range(self.lanes)]
+        return np.argsort(np.argsort(backwards))
 
     @cached_property
     def _lane_sizes(self) -> list[tuple[int, int]]:

@@ -36,6 +36,16 @@ def test_lanes_share_the_rows_and_the_batch(plan: Plan) -> None:
     assert sorted(owned.tolist()) == list(range(plan.n_chunks))
 
 
+@given(st.integers(0, 6), st.integers(0, 200))
+def test_every_subtree_of_lanes_has_as_many_chunks_as_its_sibling_to_one(height: int, more: int) -> None:
+    lanes = 2**height
+    plan = Plan(np.arange(lanes + more + 1), lanes, lanes, 1, 1, 0)
+    chunks = np.array([len(plan.chunks(lane)) for lane in range(lanes)])
+    while len(chunks) > 1:
+        assert (abs(chunks[::2] - chunks[1::2]) <= 1).all()
+        chunks = chunks[::2] + chunks[1::2]
+
+
 @given(plans(), st.integers(1, 3))
 def test_every_row_is_visited_once_an_epoch(plan: Plan, epochs: int) -> None:
     for lane in range(plan.lanes):
