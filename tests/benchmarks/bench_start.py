@@ -15,6 +15,7 @@ from tests.benchmarks.measuring import Measurement, faster, in_turn, seconds
 Report = Callable[[Measurement], None]
 
 FIT = """
+import os
 import numpy as np
 import pymc as pm
 {imports}
@@ -25,6 +26,7 @@ with pm.Model():
     {data}
     pm.Normal("y", x @ b, pm.HalfNormal("s", 1), observed=y, total_size=2000)
     {fit}
+os._exit(0)  # what comes after the first step is not timed
 """
 OURS, THEIRS = {"imports": "import dvi", "lib": "dvi"}, {"imports": "", "lib": "pm"}
 DATA = {"fullrank_advi": "x, y = {lib}.Minibatch(x, y, batch_size=100)", "svgd": ""}  # that PyMC has on full data alone
