@@ -16,6 +16,7 @@ from pytensor.tensor.elemwise import CAReduce, Elemwise
 from pytensor.tensor.rewriting.elemwise import local_dimshuffle_lift
 
 from dvi.model.products import dot_to_matvec
+from dvi.model.vector_math import of_several_rows
 
 
 @node_rewriter([Elemwise])  # type: ignore[untyped-decorator]
@@ -88,4 +89,5 @@ def check_after_reduction(fgraph: Any, node: Any) -> Any:
 FOR_FUSION = SequentialGraphRewriter(
     dfs_rewriter(dot_to_matvec),
     dfs_rewriter(local_dimshuffle_lift, multiply_by_reciprocal, check_after_reduction),
+    dfs_rewriter(of_several_rows),
 )
