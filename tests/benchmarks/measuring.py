@@ -87,16 +87,21 @@ def in_turn(ours: Callable[[], float], theirs: Callable[[], float], rounds: int 
 
 
 @functools.lru_cache
-def bytes_a_second(threads: int) -> float:
-    """What some threads read from memory at once: the median of as many rounds as the benchmarks have."""
-    parts = [np.ones(2**24) for _ in range(threads)]
+def bytes_a_second(threads: int, n_bytes: int) -> float:
+    """What some threads read at once, of an array that they go over again and again: it may be in the cache in part.
+
+    The median of as many rounds as the benchmarks have.
+    """
+    parts = np.array_split(np.ones(max(n_bytes // 8, threads)), threads)
+    times = max(1, 2**28 // n_bytes)
 
     def read(part: np.ndarray[Any, Any]) -> None:
-        np.add.reduce(part)
+        for _ in range(times):
+            np.add.reduce(part)
 
     with ThreadPoolExecutor(threads) as pool:
         rounds = [seconds(lambda: list(pool.map(read, parts))) for _ in range(ROUNDS + 1)]
-    return sum(part.nbytes for part in parts) / statistics.median(rounds[1:])
+    return times * sum(part.nbytes for part in parts) / statistics.median(rounds[1:])
 
 
 def faster(

@@ -51,4 +51,4 @@ def test_times_are_shown_in_the_unit_that_suits_them(seconds_of_ours: float, uni
 def test_the_limit_of_a_step_is_reading_its_rows() -> None:
     one, two = (reading(logistic(dvi, 2000, 3, batch)) for batch in (500, 1000))
     assert 0.0 < one == pytest.approx(two / 2)
-    assert one == 500 * 4 * 8 / bytes_a_second(THREADS)
+    assert one == 500 * 4 * 8 / bytes_a_second(THREADS, 2000 * 4 * 8)
