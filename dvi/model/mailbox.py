@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, register_jitable
+from numba.extending import register_jitable
 from numba.np.arrayobj import make_array
 from numpy.typing import NDArray
+
+from dvi.model.intrinsics import intrinsic
 
 type Mail = NDArray[np.int64]
 
@@ -35,7 +36,6 @@ _READING = 1  # beside that, the job of which it looks at the pieces that follow
 _SPINS = 256  # looks, before the processor is offered to others
 _OFFERS = 100  # before a helper returns: about a millisecond
 
-_intrinsic: Callable[..., Any] = intrinsic  # mypy counts the context among the arguments of what it makes
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 
 
@@ -81,7 +81,7 @@ def _slot(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     return builder.gep(array.data, [arguments[1]])
 
 
-@_intrinsic
+@intrinsic
 def _load(typing_context: Any, mail: Any, i: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load_atomic(_slot(context, builder, signature, arguments), "seq_cst", 8)
@@ -89,7 +89,7 @@ def _load(typing_context: Any, mail: Any, i: Any) -> Any:
     return types.int64(mail, types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def _store(typing_context: Any, mail: Any, i: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         builder.store_atomic(arguments[2], _slot(context, builder, signature, arguments), "seq_cst", 8)
@@ -98,7 +98,7 @@ def _store(typing_context: Any, mail: Any, i: Any, value: Any) -> Any:
     return types.void(mail, types.int64, types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def _add(typing_context: Any, mail: Any, i: Any, value: Any) -> Any:
     """Add to a number, and return what it was."""
 
@@ -108,7 +108,7 @@ def _add(typing_context: Any, mail: Any, i: Any, value: Any) -> Any:
     return types.int64(mail, types.int64, types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def _prefetch(typing_context: Any, address: Any) -> Any:
     """Have a line brought to the cache; an address at which nothing is does no harm."""
 
@@ -123,7 +123,7 @@ def _prefetch(typing_context: Any, address: Any) -> Any:
     return types.void(types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def _pause(typing_context: Any) -> Any:
     """Tell the processor that this is a loop that waits."""
 

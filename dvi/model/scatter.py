@@ -7,24 +7,21 @@ needs them before they are pushed out of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from dvi.compiled import compiled
+from dvi.model.intrinsics import intrinsic
 from dvi.types import AnyArray
 
 type _Numbers = NDArray[np.int64]
 
 LONG_BYTES = 256  # of a row, from which on it is quicker to write past the cache: measured on 8 to 1600 bytes
 _WORDS = (np.int64, np.int32, np.int16, np.int8)
-
-_intrinsic: Callable[..., Any] = intrinsic  # mypy counts the context among the arguments of what it makes
 
 
 def scatter(array: AnyArray, where: _Numbers, rows: AnyArray) -> None:
@@ -77,7 +74,7 @@ def _past_the_cache(array: Any, where: Any, rows: Any) -> None:
     _fence()
 
 
-@_intrinsic
+@intrinsic
 def _stream(typing_context: Any, address: Any, word: Any) -> Any:
     """Write a word past the cache."""
 
@@ -90,7 +87,7 @@ def _stream(typing_context: Any, address: Any, word: Any) -> Any:
     return types.void(types.int64, types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def _fence(typing_context: Any) -> Any:
     """Have everything written before whatever is written next: what goes past the cache keeps to no order."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from llvmlite import binding, ir
 from numba import types
-from numba.extending import intrinsic
+from numba.core.registry import cpu_target
 from pytensor.graph.rewriting.basic import node_rewriter
 from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_and_cache_key
 from pytensor.link.numba.dispatch.scalar import scalar_op_cache_key
@@ -22,11 +22,11 @@ from pytensor.scalar import basic as scalar
 from pytensor.scalar import math as scalar_math
 from pytensor.tensor.elemwise import Elemwise
 
+from dvi.model.intrinsics import intrinsic
+
 _LIBRARY = "libmvec.so.1"
 _WIDTHS = {"avx2": ("d", 4), "avx512f": ("e", 8)}  # feature of a processor, letter and numbers of the functions for it
 _USED = "llvm.compiler.used"  # what LLVM keeps although nothing calls it yet
-
-_intrinsic: Callable[..., Any] = intrinsic  # mypy counts the context among the arguments of what it makes
 
 
 @cache
@@ -36,15 +36,16 @@ def variants(name: str) -> tuple[tuple[str, int], ...]:
         binding.load_library_permanently(_LIBRARY)
     except RuntimeError:
         return ()
-    features = binding.get_host_cpu_features()
-    found = [(f"_ZGV{letter}N{n}v_{name}", n) for feature, (letter, n) in _WIDTHS.items() if features.get(feature)]
+    # Of the processor that numba compiles for, which may be told to leave out what this one has.
+    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    found = [(f"_ZGV{letter}N{n}v_{name}", n) for feature, (letter, n) in _WIDTHS.items() if f"+{feature}" in features]
     return tuple((symbol, n) for symbol, n in found if binding.address_of_symbol(symbol))
 
 
 def _function(name: str) -> Any:
     """A function of the C library, of one number, of which LLVM knows those of several."""
 
-    @_intrinsic
+    @intrinsic
     def call(typing_context: Any, x: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.call(_declared(builder.module, name), arguments)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -96,6 +99,14 @@ def test_a_machine_without_them_does_without(monkeypatch: pytest.MonkeyPatch) ->
         "vector_math" in type(getattr(n.op, "scalar_op", None)).__module__ for n in rewritten.maker.fgraph.toposort()
     )
     np.testing.assert_allclose(rewritten(np.array([0.0, 1.0])), np.log1p(np.exp([0.0, 1.0])))
+
+
+@here
+@pytest.mark.parametrize("setting", [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_ENABLE_AVX": "0"}], ids=str)
+def test_a_processor_that_numba_is_told_to_compile_for_has_what_it_has(setting: dict[str, str]) -> None:
+    code = "from dvi.model.vector_math import variants; print(variants('exp'))"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | setting, capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "()"
 
 
 @pytest.mark.parametrize("kind", ["logistic", "scales", "log-normal"])
