@@ -41,9 +41,22 @@ def compiled[**P, R](loop: Callable[P, R]) -> Callable[P, R]:
             from dvi.model.kernel_cache import kept
 
             machine = kept(loop)
-        return machine(*args, **kwargs)
+        try:
+            return machine(*args, **kwargs)
+        except SystemError as error:
+            if _interrupted(error):
+                raise KeyboardInterrupt from error
+            raise
 
     return run
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C came while numba made an array of what a loop returns, which it does in Python.
+
+    Machine code goes on there with the exception pending, and the interpreter complains of that in the end.
+    """
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _interrupted(error.__cause__))
 
 
 @compiled
