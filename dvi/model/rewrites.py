@@ -12,21 +12,41 @@ from pytensor.graph.rewriting.basic import SequentialGraphRewriter, dfs_rewriter
 from pytensor.raise_op import CheckAndRaise
 from pytensor.scalar.basic import GE, LE, Switch, TrueDiv
 from pytensor.scalar.math import Sigmoid
-from pytensor.tensor.elemwise import CAReduce, Elemwise
+from pytensor.tensor.elemwise import CAReduce, DimShuffle, Elemwise
 from pytensor.tensor.rewriting.elemwise import local_dimshuffle_lift
 
+from dvi.model.column_sums import sums_of_columns
 from dvi.model.products import dot_to_matvec
 from dvi.model.vector_math import of_several_rows
 
 
+@node_rewriter([DimShuffle])  # type: ignore[untyped-decorator]
+def broadcast_before_function(fgraph: Any, node: Any) -> Any:
+    """A function that is broadcast to one of what is broadcast, so that rewrites find what it is a part of.
+
+    PyTensor does so where nothing else takes the function, as checks of parameters do.
+    """
+    function = node.inputs[0].owner
+    if not node.op.is_expand_dims or function is None or not isinstance(function.op, Elemwise):
+        return None
+    if len(function.outputs) > 1:
+        return None
+    return [function.op(*[node.op(x) for x in function.inputs])]
+
+
 @node_rewriter([Elemwise])  # type: ignore[untyped-decorator]
 def switch_before_function(fgraph: Any, node: Any) -> Any:
-    """``switch(c, f(a), f(b))`` to ``f(switch(c, a, b))``: one in place of two, as loops take both branches."""
+    """``switch(c, f(a), f(b))`` to ``f(switch(c, a, b))``: one in place of two, as loops take both branches.
+
+    Where both are broadcast, they are left outside of the loop.
+    """
     if not isinstance(node.op.scalar_op, Switch):
         return None
     condition, *branches = node.inputs
     ops = [branch.owner.op if branch.owner is not None else None for branch in branches]
     if not isinstance(ops[0], Elemwise) or ops[0] != ops[1] or any(len(b.owner.inputs) != 1 for b in branches):
+        return None
+    if any(branch.type.broadcastable != node.outputs[0].type.broadcastable for branch in branches):
         return None
     arguments = [branch.owner.inputs[0] for branch in branches]
     if arguments[0].type.dtype != arguments[1].type.dtype:
@@ -55,12 +75,14 @@ def differentiable(graph: Variable[Any, Any]) -> Variable[Any, Any]:
     That of ``log(1 - sigmoid(x))`` is not finite where ``x`` is large; that of ``-softplus(x)``, its equal, is.
     """
     fgraph = FunctionGraph(outputs=[graph], copy_inputs=False)  # a clone: nodes of the user's model stay as they are
+    _BROADCAST_FIRST.rewrite(fgraph)
     rewrite_pregrad(fgraph)
     _FOR_GRADIENTS.rewrite(fgraph)
     found: Variable[Any, Any] = fgraph.outputs[0]
     return found
 
 
+_BROADCAST_FIRST = dfs_rewriter(broadcast_before_function)
 _FOR_GRADIENTS = dfs_rewriter(switch_before_function, check_of_sigmoid)
 
 
@@ -91,3 +113,4 @@ FOR_FUSION = SequentialGraphRewriter(
     dfs_rewriter(local_dimshuffle_lift, multiply_by_reciprocal, check_after_reduction),
     dfs_rewriter(of_several_rows),
 )
+FUSED = dfs_rewriter(sums_of_columns)
