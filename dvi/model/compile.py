@@ -19,6 +19,7 @@ from pytensor.graph.basic import Variable
 from pytensor.graph.rewriting.db import RewriteDatabaseQuery
 
 from dvi.model import kernel_cache
+from dvi.model.gamma_functions import has_gamma_functions
 from dvi.model.mailbox import Mail, mailbox
 from dvi.model.rewrites import FOR_FUSION, FUSED
 from dvi.types import AnyArray, FloatArray, Slab, Span
@@ -200,11 +201,13 @@ def fill_cache() -> None:
 
 def _build(program: Program, example: tuple[AnyArray, ...]) -> CompiledKernel:
     """Everything but machine code. Without a C compiler PyTensor would fuse fewer loops, and so give other bits."""
+    # Scalars would come to a loop through a function that LLVM leaves in it where the loop is long.
+    rewrites = _REWRITES.excluding("scalarize") if has_gamma_functions(program.outputs) else _REWRITES
     with BUILDING, pytensor.config.change_flags(cxx=pytensor.config.cxx or "c++"):
         built = pytensor.function(
             [program.z, *program.blocks, *program.constants],
             list(program.outputs),
-            mode=Mode(kernel_cache.KernelLinker([x.ndim for x in example]), _REWRITES).register(*_OURS),
+            mode=Mode(kernel_cache.KernelLinker([x.ndim for x in example]), rewrites).register(*_OURS),
             on_unused_input="ignore",
         )
     constants = tuple(np.require(v, requirements=["C", "A", "W"]) for v in program.values)

@@ -3,8 +3,9 @@
 A kernel that was just compiled is not the one that the next process loads: its inner functions are linked as they were
 compiled on their own, not as they were optimised inside the kernel, and sums come out in another order. So kernels are
 compiled in a process of their own, with an empty cache for inner functions, and every process that computes loads the
-result. This file, ``compile.py``, ``mailbox.py``, ``operators.py``, ``scatter.py`` and ``vector_math.py`` alone touch
-internals of PyTensor's linkers and of numba.
+result. This file, ``column_sums.py``, ``compile.py``, ``inlining.py``, ``intrinsics.py``, ``mailbox.py``,
+``operators.py``, ``products.py``, ``scatter.py`` and ``vector_math.py`` alone touch internals of PyTensor's linkers and
+of numba.
 """
 
 from __future__ import annotations

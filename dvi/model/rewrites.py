@@ -13,9 +13,12 @@ from pytensor.raise_op import CheckAndRaise
 from pytensor.scalar.basic import GE, LE, Switch, TrueDiv
 from pytensor.scalar.math import Sigmoid
 from pytensor.tensor.elemwise import CAReduce, DimShuffle, Elemwise
+from pytensor.tensor.rewriting.basic import constant_folding
 from pytensor.tensor.rewriting.elemwise import local_dimshuffle_lift
 
 from dvi.model.column_sums import sums_of_columns
+from dvi.model.gamma_functions import of_simple_functions
+from dvi.model.inlining import inline
 from dvi.model.products import dot_to_matvec
 from dvi.model.vector_math import of_several_rows
 
@@ -111,6 +114,8 @@ def check_after_reduction(fgraph: Any, node: Any) -> Any:
 FOR_FUSION = SequentialGraphRewriter(
     dfs_rewriter(dot_to_matvec),
     dfs_rewriter(local_dimshuffle_lift, multiply_by_reciprocal, check_after_reduction),
+    dfs_rewriter(of_simple_functions),
+    dfs_rewriter(constant_folding),  # so that numbers become parts of loops
     dfs_rewriter(of_several_rows),
 )
-FUSED = dfs_rewriter(sums_of_columns)
+FUSED = SequentialGraphRewriter(dfs_rewriter(inline), dfs_rewriter(sums_of_columns))

@@ -22,7 +22,7 @@ from pytensor.scalar import basic as scalar
 from pytensor.scalar import math as scalar_math
 from pytensor.tensor.elemwise import Elemwise
 
-from dvi.model.intrinsics import intrinsic
+from dvi.model.intrinsics import intrinsic, select
 
 _LIBRARY = "libmvec.so.1"
 _WIDTHS = {"avx2": ("d", 4), "avx512f": ("e", 8)}  # feature of a processor, letter and numbers of the functions for it
@@ -109,6 +109,10 @@ class Softplus(scalar_math.Softplus):  # type: ignore[misc]
     """``log(1 + exp(x))``, without branches, which would keep a loop from doing several rows at once."""
 
 
+class Select(scalar.Switch):  # type: ignore[misc]
+    """``x if condition else y``, without a branch, which would keep a loop from doing several rows at once."""
+
+
 def _exp(x: Any) -> Any:
     return _EXP(x)
 
@@ -137,6 +141,10 @@ def _softplus(x: Any) -> Any:
     return max(0.0, x) + _LOG1P(_EXP(-abs(x)))
 
 
+def _select(condition: Any, x: Any, y: Any) -> Any:
+    return select(condition != 0, float(x), float(y))
+
+
 # Of each operator: what takes its place, its loop body, and the functions of the C library that are in that.
 _LOOPS: dict[type[Any], tuple[type[Any], Callable[..., Any], tuple[str, ...]]] = {
     scalar.Exp: (Exp, _exp, ("exp",)),
@@ -146,13 +154,14 @@ _LOOPS: dict[type[Any], tuple[type[Any], Callable[..., Any], tuple[str, ...]]] =
     scalar.Tanh: (Tanh, _tanh, ("tanh",)),
     scalar_math.Sigmoid: (Sigmoid, _sigmoid, ("exp",)),
     scalar_math.Softplus: (Softplus, _softplus, ("exp", "log1p")),
+    scalar.Switch: (Select, _select, ()),
 }
 
 
 def _register(kind: type[Any], function: Callable[..., Any]) -> None:
     @register_funcify_and_cache_key(kind)  # type: ignore[untyped-decorator]
     def funcify(op: Any, node: Any, **settings: Any) -> tuple[Any, str]:
-        return numba_njit(function), scalar_op_cache_key(op)
+        return numba_njit(function, error_model="numpy"), scalar_op_cache_key(op, cache_version=2)
 
 
 for _kind, _loop, _ in _LOOPS.values():
@@ -161,11 +170,12 @@ for _kind, _loop, _ in _LOOPS.values():
 
 @node_rewriter([Elemwise])  # type: ignore[untyped-decorator]
 def of_several_rows(fgraph: Any, node: Any) -> Any:
-    """A function of numbers of 64 bits to that of which there is one of several numbers."""
+    """A function in double precision to that of which there is one of several numbers."""
     found = _LOOPS.get(type(node.op.scalar_op))
-    if found is None or {v.type.dtype for v in (*node.inputs, *node.outputs)} != {"float64"}:
+    if found is None or node.outputs[0].type.dtype != "float64":
         return None
     kind, _, names = found
     if not all(map(variants, names)):
         return None
-    return [Elemwise(kind(node.op.scalar_op.output_types_preference))(*node.inputs)]
+    given = node.inputs if kind is Select else [node.inputs[0].astype("float64")]
+    return [Elemwise(kind(node.op.scalar_op.output_types_preference))(*given)]
