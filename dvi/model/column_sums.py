@@ -29,6 +29,7 @@ from dvi.model.intrinsics import intrinsic
 _ROWS = 4  # at a time
 _LONG_BYTES = 400  # of a row, from which on rows are brought to the cache before: measured on 80 to 8000 bytes
 _LINE_BYTES = 64
+_VERSION = 1  # of what loops do, which caches have to tell apart
 
 _LOOP = """
 def column_sums({inputs}):
@@ -151,8 +152,8 @@ def _column_sums(op: ColumnSums, node: Apply, **settings: Any) -> tuple[Any, str
     source = _source([x.type.broadcastable for x in node.inputs], len(scalar.outputs), op.sums)
     names = {"np": np, "bring": bring, "function": function}
     exec(source, names)
-    made = numba_njit(names["column_sums"])
-    return made, None if key is None else sha256(repr((type(op).__qualname__, source, key)).encode()).hexdigest()
+    identity = repr((type(op).__qualname__, _VERSION, source, key))
+    return numba_njit(names["column_sums"]), None if key is None else sha256(identity.encode()).hexdigest()
 
 
 @node_rewriter([Elemwise])  # type: ignore[untyped-decorator]
