@@ -2,8 +2,7 @@
 
 PyTensor goes through one row after the other, and loads and stores the sums of all columns for each. Several rows at a
 time do that once for all of them. Where rows are long, a processor does not foresee then what is read next, so they are
-brought to the cache before, one after the other. Beside ``kernel_cache.py``, ``mailbox.py``, ``scatter.py`` and
-``vector_math.py``, this file touches internals of numba.
+brought to the cache before, one after the other.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from pytensor.tensor.subtensor import AdvancedSubtensor
 from dvi.model.intrinsics import intrinsic
 
 _ROWS = 4  # at a time
-_LONG_BYTES = 400  # of a row, from which on rows are brought to the cache before: measured on 80 to 8000 bytes
+_LONG_BYTES = 400  # of a row, from which on rows are brought to the cache before: measured on 160 to 2400 bytes
 _LINE_BYTES = 64
 _VERSION = 1  # of what loops do, which caches have to tell apart
 

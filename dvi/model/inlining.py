@@ -1,7 +1,6 @@
 """Functions of numbers as a part of the loop that calls them.
 
-LLVM leaves a call of a long function in a loop, which then does one row after the other. This file touches internals of
-numba and of how PyTensor compiles for it.
+LLVM leaves a call of a long function in a loop, which then does one row after the other.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ is waiting. Then it withdraws the work, and waits until no helper is at a lane a
 nothing left, and one that never comes is not missed. Waking a thread takes ten times as long as many a kernel, so
 helpers wait in a loop, for about a millisecond, before they return to Python.
 
-Which thread does which lane changes no bit, as each lane has sums of its own. Beside ``kernel_cache.py``,
-``compile.py`` and ``operators.py``, this file touches internals of numba.
+Which thread does which lane changes no bit, as each lane has sums of its own.
 """
 
 from __future__ import annotations

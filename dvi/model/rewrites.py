@@ -12,7 +12,7 @@ from pytensor.graph.rewriting.basic import SequentialGraphRewriter, dfs_rewriter
 from pytensor.raise_op import CheckAndRaise
 from pytensor.scalar.basic import GE, LE, Switch, TrueDiv
 from pytensor.scalar.math import Sigmoid
-from pytensor.tensor.elemwise import CAReduce, DimShuffle, Elemwise
+from pytensor.tensor.elemwise import CAReduce, Elemwise
 from pytensor.tensor.rewriting.basic import constant_folding
 from pytensor.tensor.rewriting.elemwise import local_dimshuffle_lift
 
@@ -21,20 +21,6 @@ from dvi.model.gamma_functions import of_simple_functions
 from dvi.model.inlining import inline
 from dvi.model.products import dot_to_matvec
 from dvi.model.vector_math import of_several_rows
-
-
-@node_rewriter([DimShuffle])  # type: ignore[untyped-decorator]
-def broadcast_before_function(fgraph: Any, node: Any) -> Any:
-    """A function that is broadcast to one of what is broadcast, so that rewrites find what it is a part of.
-
-    PyTensor does so where nothing else takes the function, as checks of parameters do.
-    """
-    function = node.inputs[0].owner
-    if not node.op.is_expand_dims or function is None or not isinstance(function.op, Elemwise):
-        return None
-    if len(function.outputs) > 1:
-        return None
-    return [function.op(*[node.op(x) for x in function.inputs])]
 
 
 @node_rewriter([Elemwise])  # type: ignore[untyped-decorator]
@@ -78,14 +64,12 @@ def differentiable(graph: Variable[Any, Any]) -> Variable[Any, Any]:
     That of ``log(1 - sigmoid(x))`` is not finite where ``x`` is large; that of ``-softplus(x)``, its equal, is.
     """
     fgraph = FunctionGraph(outputs=[graph], copy_inputs=False)  # a clone: nodes of the user's model stay as they are
-    _BROADCAST_FIRST.rewrite(fgraph)
     rewrite_pregrad(fgraph)
     _FOR_GRADIENTS.rewrite(fgraph)
     found: Variable[Any, Any] = fgraph.outputs[0]
     return found
 
 
-_BROADCAST_FIRST = dfs_rewriter(broadcast_before_function)
 _FOR_GRADIENTS = dfs_rewriter(switch_before_function, check_of_sigmoid)
 
 

@@ -3,7 +3,7 @@
 A loop over rows whose likelihood has an exponential waits for it: 4 ns a row, one after the other. glibc has such
 functions of four and of eight numbers in ``libmvec``, to 4 units in the last place, which take a quarter of that. LLVM
 puts them in the place of calls of the function of one number where a loop can do several rows at once, if it is told
-their names. Beside ``kernel_cache.py``, ``mailbox.py`` and ``scatter.py``, this file touches internals of numba.
+their names.
 """
 
 from __future__ import annotations

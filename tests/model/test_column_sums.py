@@ -11,6 +11,7 @@ import pytensor.tensor as pt
 import pytest
 from pytensor.compile.mode import Mode
 from pytensor.link.numba.linker import NumbaLinker
+from scipy.special import expit
 
 import dvi
 from dvi.model.column_sums import ColumnSums
@@ -136,3 +137,24 @@ def test_a_likelihood_of_a_matrix_is_exact(columns: int) -> None:
         right, score = exact(x, z)
         np.testing.assert_allclose(value, right, rtol=1e-12)
         np.testing.assert_allclose(gradient, score, rtol=1e-10, atol=1e-10 * abs(score).max())
+
+
+@pytest.mark.parametrize("by", ["logit_p", "p"])
+def test_functions_of_a_parameter_of_columns_stay_outside_of_the_loop(by: str) -> None:
+    y = (np.arange(21).reshape(3, 7) % 2).astype(float)
+    with pm.Model() as model:
+        x = pm.Flat("x", shape=7)
+        given = {"logit_p": x} if by == "logit_p" else {"p": pm.math.sigmoid(x)}
+        pm.Bernoulli("y", observed=dvi.Minibatch(y, batch_size=3), **given)
+    (term,) = split(model).terms
+    program = term.program
+    function = pytensor.function([program.z, *program.blocks], list(program.outputs), mode=MACHINE)
+    loops = [node.op.function.fgraph for node in function.maker.fgraph.toposort() if isinstance(node.op, ColumnSums)]
+    assert loops
+    names = {type(node.op).__name__ for loop in loops for node in loop.toposort()}
+    assert not names & {"Exp", "Log", "Log1p", "Sigmoid", "Softplus"}
+    at = np.array([-800.0, -40.0, -1.0, 0.0, 1.0, 40.0, 800.0])
+    signs = 2 * y - 1
+    value, gradient = compile_kernel(program, (np.zeros((2, 7)),))(at[None], y)
+    np.testing.assert_allclose(value[0], -np.logaddexp(0.0, -signs * at).sum(), rtol=1e-12)
+    np.testing.assert_allclose(gradient[0], (signs * expit(-signs * at)).sum(axis=0), rtol=1e-12)

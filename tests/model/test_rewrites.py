@@ -84,22 +84,6 @@ def test_a_logistic_likelihood_has_one_function_for_both_outcomes() -> None:
         compiled([x, y], total, INTERPRETED)(np.array([0.0, np.nan]), np.zeros(2))
 
 
-@pytest.mark.parametrize("by", ["logit_p", "p"])
-def test_functions_of_a_parameter_of_columns_stay_outside_of_the_loop(by: str) -> None:
-    x, y = pt.vector("x", shape=(7,)), pt.matrix("y", shape=(None, 7))
-    settings = {"logit_p": x} if by == "logit_p" else {"p": pt.sigmoid(x)}
-    total = differentiable(pm.logp(pm.Bernoulli.dist(**settings), y).sum())
-    softplus = [v for v in ancestors([total]) if v.owner is not None and "oftplus" in str(v.owner.op)]
-    assert softplus
-    assert all(v.type.ndim < 2 or v.type.broadcastable[0] for v in softplus)
-    at = np.array([-800.0, -40.0, -1.0, 0.0, 1.0, 40.0, 800.0])
-    outcomes = (np.arange(21).reshape(3, 7) % 2).astype(float)
-    signs = 2 * outcomes - 1
-    value, gradient = compiled([x, y], [total, pt.grad(total, x)], INTERPRETED)(at, outcomes)
-    np.testing.assert_allclose(value, -np.logaddexp(0.0, -signs * at).sum(), rtol=1e-12)
-    np.testing.assert_allclose(gradient, (signs * expit(-signs * at)).sum(axis=0), rtol=1e-12)
-
-
 def test_functions_of_unlike_arguments_and_other_checks_stay() -> None:
     x, i = pt.vector("x"), pt.ivector("i")
     for graph in (pt.switch(x > 0, pt.exp(x), pt.exp(i)), pt.switch(x > 0, pt.exp(x), pt.log(x)),

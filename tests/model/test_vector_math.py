@@ -84,11 +84,15 @@ def _machine_code(x: Any, mode: Mode) -> str:
     return "".join(function.vm.jit_fn.inspect_asm().values())
 
 
-def test_other_numbers_keep_their_functions() -> None:
-    for x in (pt.fvector("x"), pt.ivector("x")):
-        rewritten = pytensor.function([x], pt.exp(x), mode=REWRITTEN)
-        kinds = [type(getattr(n.op, "scalar_op", None)) for n in rewritten.maker.fgraph.toposort()]
-        assert vector_math.Exp not in kinds
+@here
+@pytest.mark.parametrize(("x", "double"), [(pt.fvector("x"), False), (pt.ivector("x"), True)])
+def test_functions_are_of_what_is_double_or_becomes_it(x: Any, double: bool) -> None:
+    rewritten = pytensor.function([x], pt.exp(x), mode=REWRITTEN)
+    (node,) = [n for n in rewritten.maker.fgraph.toposort() if hasattr(n.op, "scalar_op")]
+    inner = getattr(node.op.scalar_op, "fgraph", None)
+    kinds = [type(node.op.scalar_op)] if inner is None else [type(n.op) for n in inner.toposort()]
+    assert (vector_math.Exp in kinds) == double
+    np.testing.assert_allclose(rewritten(np.arange(5, dtype=x.dtype)), np.exp(np.arange(5.0)), rtol=1e-6)
 
 
 def test_a_machine_without_them_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
